@@ -1,0 +1,59 @@
+/**
+ * @file comm.h
+ * Who talks to whom. A communicator is a set of ranks and a table of operations; `self` is one rank without MPI, `mpi`
+ * is Open MPI on host memory. All ranks call the same collectives in the same order.
+ */
+#ifndef QST_COMM_COMM_H
+#define QST_COMM_COMM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct comm;
+
+struct comm_operations {
+  int (*sum_i64)(struct comm *, int64_t *values, size_t count);
+  int (*max_i64)(struct comm *, int64_t *values, size_t count);
+  int (*broadcast)(struct comm *, void *bytes, size_t size, int root);
+  int (*send)(struct comm *, const void *bytes, size_t size, int to);
+  int (*receive)(struct comm *, void *bytes, size_t size, int from);
+  int (*barrier)(struct comm *);
+  void (*abort)(struct comm *, int status);
+  void (*close)(struct comm *);
+};
+
+struct comm {
+  const char *name; /**< "self" or "mpi" */
+  int rank, size;
+  int local_rank, local_size; /**< among the ranks of this host */
+  char host[64];
+  const struct comm_operations *operations;
+};
+
+/** Starts MPI where a launcher started this process (mpirun; srun with PMIx or PMI2) and is `self` otherwise.
+ *  ERR_USAGE when Slurm started several tasks but MPI sees one (the --mpi option is missing). */
+int comm_open(struct comm **out);
+/** Ends MPI in order; all ranks must call it. NULL-safe. */
+void comm_close(struct comm **comm);
+
+int comm_sum_i64(struct comm *comm, int64_t *values, size_t count); /**< in place, the same on all ranks */
+int comm_max_i64(struct comm *comm, int64_t *values, size_t count);
+int comm_broadcast(struct comm *comm, void *bytes, size_t size, int root);
+int comm_send(struct comm *comm, const void *bytes, size_t size, int to);
+int comm_receive(struct comm *comm, void *bytes, size_t size, int from);
+int comm_barrier(struct comm *comm);
+
+/** All ranks learn whether one failed: returns OK on all, or on all the status of the lowest failed rank with its
+ *  message recorded (with rank and host in front unless every rank failed). Call it at the end of each phase in which a
+ *  rank may fail alone; the message is printed once, by main on rank 0. */
+int comm_agree(struct comm *comm, int status);
+
+/** The end after a failure that the other ranks do not know of: prints the recorded message with rank and host, ends the
+ *  whole job with `status`. Does not return for mpi. */
+void comm_abort(struct comm *comm, int status);
+
+/** True once comm_agree() returned a failure: all ranks know, so main ends in order instead of aborting. */
+bool comm_agreed(const struct comm *comm);
+
+#endif

@@ -1,0 +1,55 @@
+/**
+ * @file backbone_file.h
+ * The quantized model, format "qst-backbone" version 1 (HDF5, io/h5.h):
+ *
+ *   / attributes: format, version, weight_format, double_quantized, source, libraries; /config attributes: one per
+ *   field of struct model_config
+ *   /embedding            bf16 as uint16 [vocabulary, hidden]
+ *   /head                 bf16 [vocabulary, hidden]; absent when tied
+ *   /final_norm           f32 [hidden]
+ *   /layers/NNN/input_norm, post_attention_norm   f32 [hidden]
+ *   /layers/NNN/{q,k,v}_bias                      f32 [rows]; only with attention_bias
+ *   /layers/NNN/{q,k,v,o,gate,up,down}_proj/{codes,scales | scale_codes,scale_scales}   base/types.h; the attribute
+ *                         scale_mean on scale_codes
+ *   /tokenizer            uint8 image (io/tokenizer.h); absent when the model has none
+ */
+#ifndef QST_IO_BACKBONE_FILE_H
+#define QST_IO_BACKBONE_FILE_H
+
+#include "base/types.h"
+#include "io/h5.h"
+#include "io/model_config.h"
+#include "io/tokenizer.h"
+
+enum backbone_matrix { MATRIX_Q, MATRIX_K, MATRIX_V, MATRIX_O, MATRIX_GATE, MATRIX_UP, MATRIX_DOWN, MATRIX_COUNT };
+enum backbone_vector { VECTOR_INPUT_NORM, VECTOR_POST_NORM, VECTOR_Q_BIAS, VECTOR_K_BIAS, VECTOR_V_BIAS, VECTOR_COUNT };
+
+/** Rows and columns of a layer's matrix, by configuration. */
+void backbone_matrix_shape(const struct model_config *config, enum backbone_matrix which, int *rows, int *cols);
+int backbone_vector_size(const struct model_config *config, enum backbone_vector which); /**< 0: this model has none */
+/** Hugging Face names: "model.layers.3.self_attn.q_proj.weight" into `name[96]`. */
+void backbone_matrix_name(int layer, enum backbone_matrix which, char name[96]);
+void backbone_vector_name(int layer, enum backbone_vector which, char name[96]);
+
+struct backbone_file;
+
+int backbone_file_open(struct backbone_file **out, const char *path);
+void backbone_file_close(struct backbone_file **file);
+const struct model_config *backbone_file_config(const struct backbone_file *file);
+enum weight_format backbone_file_format(const struct backbone_file *file);
+bool backbone_file_double_quantized(const struct backbone_file *file);
+/** A digest of the model itself (configuration, weight format and the checksums of all datasets but the tokenizer),
+ *  by which side networks and token files name their backbone. */
+const char *backbone_file_digest(const struct backbone_file *file);
+
+/** Fills the arrays of `out` (host memory; format, shape, double_quantized set by the caller from the functions
+ *  above) and its scale_mean. */
+int backbone_file_matrix(struct backbone_file *file, int layer, enum backbone_matrix which, struct matrix *out);
+int backbone_file_vector(struct backbone_file *file, int layer, enum backbone_vector which, float *out);
+int backbone_file_embedding(struct backbone_file *file, bf16 *out);
+int backbone_file_head(struct backbone_file *file, bf16 *out); /**< the embedding when tied */
+int backbone_file_final_norm(struct backbone_file *file, float *out);
+/** *out = NULL when the file has none. */
+int backbone_file_tokenizer(struct backbone_file *file, struct tokenizer **out);
+
+#endif

@@ -1,0 +1,32 @@
+#include "base/error.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+static _Thread_local char message[ERROR_LINE];
+
+int fail(enum status status, const char *format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(message, sizeof message, format, arguments);
+  va_end(arguments);
+  return status;
+}
+
+int fail_at(int status, const char *format, ...) {
+  if (status == OK) return OK;
+  char line[ERROR_LINE];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(line, sizeof line, format, arguments);
+  va_end(arguments);
+  size_t used = strlen(line);
+  snprintf(line + used, sizeof line - used, ": %s", message);
+  memcpy(message, line, sizeof message);
+  return status;
+}
+
+const char *fail_message(void) {
+  return message;
+}

@@ -1,0 +1,78 @@
+/**
+ * @file options.h
+ * Every option of every command, in one table (options.c): it gives the parser, --help, the man page, the config file
+ * and the start-up banner. Command line over config file over defaults.
+ */
+#ifndef QST_BASE_OPTIONS_H
+#define QST_BASE_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/memory.h"
+
+enum command {
+  COMMAND_QUANTIZE, COMMAND_TOKENIZE, COMMAND_TRAIN, COMMAND_EVAL, COMMAND_GENERATE, COMMAND_EXPORT, COMMAND_INSPECT,
+  COMMAND_REPORT, COMMAND_COUNT
+};
+
+/** Texts are NULL when not given and without a default; they live as long as the struct. */
+struct options {
+  enum command command;
+  char **arguments; /**< what is left after the options: FILE, RUN … */
+  int argument_count;
+
+  /* files */
+  char *model, *out, *in, *backbone, *side, *data, *eval_data, *resume_from;
+  /* quantize */
+  char *format;           /**< nf4 | fp4 | bf16 */
+  bool double_quant;
+  /* rows */
+  char *template_name;
+  int64_t max_tokens;
+  bool train_on_prompt;
+  /* side network */
+  int64_t reduction_factor, rank, side_heads; /**< side_heads 0: the backbone's */
+  char *downsample, *mix, *init;
+  /* training */
+  int64_t steps;          /**< 0: by epochs */
+  double epochs;
+  int64_t global_batch;   /**< samples a step */
+  int64_t micro_batch_tokens;
+  double lr, weight_decay, clip, beta1, beta2, epsilon;
+  char *schedule;         /**< constant | linear | cosine */
+  int64_t warmup_steps;
+  int64_t seed;
+  int64_t save_every, keep, eval_every; /**< steps; 0 = only at the end (save), never before the end (eval) */
+  bool resume;
+  /* generation */
+  char *prompt;
+  double temperature, top_p;
+  int64_t max_new_tokens, batch; /**< batch: sequences decoded together */
+  bool json;
+  int64_t limit;          /**< rows used at most; 0 = all */
+  /* machine */
+  char *device, *cpu_isa, *act;
+  int64_t threads;
+  bool quiet;
+};
+
+/** Parses "COMMAND [options] [arguments]". Prints and sets *done for --help, --version and `help`. ERR_USAGE names the
+ *  nearest valid word for what it does not know, options another command has, values out of range, what is required and
+ *  missing. Reads --config FILE ("key = value" lines, # comments; keys as the options without "--"). */
+int options_parse(int count, char **words, struct options *out, bool *done);
+void options_free(struct options *options);
+
+/** "key = value" lines of the command's options: all of them, or only those that change the numbers of a training run
+ *  (no paths, no machine settings). Parsing the result as a config file gives the same options. */
+int options_print(const struct options *options, bool only_numbers, struct buffer *out);
+
+/** Takes the values of those "key = value" lines into `options` (for settings stored in our own files). `where` is put
+ *  in front of errors. Keys unknown to the command are errors. */
+int options_read(struct options *options, const char *lines, const char *where);
+
+const char *command_name(enum command command);
+/** The name in `names` (NULL-terminated) closest to `word` by edit distance, or NULL when none is near. */
+const char *nearest_name(const char *word, const char *const *names);
+
+#endif
