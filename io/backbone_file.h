@@ -52,4 +52,27 @@ int backbone_file_final_norm(struct backbone_file *file, float *out);
 /** *out = NULL when the file has none. */
 int backbone_file_tokenizer(struct backbone_file *file, struct tokenizer **out);
 
+/** Writing, by one rank. All of the model must be given, each part once, in any order; pointers are borrowed for the
+ *  call. Equal parts in equal order give equal bytes. */
+struct backbone_writer;
+
+/** Begins `path` under a temporary name. `source`: provenance, lines of text (model_source_describe()). `double_quantized`
+ *  is ignored for WEIGHT_BF16. */
+int backbone_writer_create(struct backbone_writer **out, const char *path, const struct model_config *config,
+                           enum weight_format format, bool double_quantized, const char *source);
+int backbone_writer_matrix(struct backbone_writer *writer, int layer, enum backbone_matrix which,
+                           const struct matrix *matrix);
+int backbone_writer_vector(struct backbone_writer *writer, int layer, enum backbone_vector which, const float *data);
+int backbone_writer_final_norm(struct backbone_writer *writer, const float *data);
+/** The embedding, or the head of a model that does not tie it, in pieces of whole rows in order: bf16 [rows, hidden] a
+ *  call until all of the vocabulary is there. Nothing else may be written between its pieces. */
+enum backbone_table { TABLE_EMBEDDING, TABLE_HEAD };
+int backbone_writer_rows(struct backbone_writer *writer, enum backbone_table table, int64_t rows, const bf16 *data);
+/** At most once; without it the file has no tokenizer. */
+int backbone_writer_tokenizer(struct backbone_writer *writer, const struct tokenizer *tokenizer);
+/** ERR_INTERNAL when a part is missing; otherwise the file appears under its name. The handle is gone afterwards. */
+int backbone_writer_publish(struct backbone_writer **writer);
+/** Closes; what was not published is removed. NULL-safe; resets the pointer. */
+void backbone_writer_close(struct backbone_writer **writer);
+
 #endif
