@@ -14,4 +14,12 @@ struct hash_text {
 
 struct hash_text hash_bytes(const void *bytes, size_t size);
 
+/** The same hash of data that comes in pieces. Begin gives a state that hash_end() frees (NULL-safe, resets the
+ *  pointer) and whose digest may be asked for at any time. */
+struct hash_state;
+int hash_begin(struct hash_state **out);
+void hash_more(struct hash_state *state, const void *bytes, size_t size);
+struct hash_text hash_digest(const struct hash_state *state);
+void hash_end(struct hash_state **state);
+
 #endif
