@@ -217,7 +217,9 @@ struct silu_backward_args {
   int rows, cols;
 };
 
-/** Pools windows of `window` neighbours of the hidden dimension. */
+enum { POOL_WINDOW_MAX = 1024 };
+
+/** Pools windows of `window` neighbours of the hidden dimension; at most POOL_WINDOW_MAX. */
 struct pool_args {
   void *y;       /**< act [rows, cols] */
   const void *x; /**< act [rows, cols * window] */
@@ -392,9 +394,12 @@ struct device {
 struct device_limits {
   int rows;              /**< tokens of a micro-batch */
   int logit_rows;        /**< rows of a chunk of logits */
-  int widest_product;    /**< largest Σ rows · cols of one frozen_linear, in elements */
+  int64_t widest_product; /**< largest Σ rows · cols of one frozen_linear, in elements */
   int vocabulary, hidden;
+  int side_hidden; /**< heads * head_dim of attention_backward; 0 = no backward pass */
 };
+
+enum { LOGIT_ROWS = 128 }; /**< rows of logits that exist at a time */
 
 struct device_options {
   const char *name;      /**< "auto", "cpu", …: device_list() */
@@ -419,6 +424,10 @@ int device_zero(struct device *device, void *block, size_t bytes);
 int device_synchronize(struct device *device);
 static inline size_t device_act_bytes(const struct device *device, size_t elements) {
   return elements * dtype_size(device->act);
+}
+/** The address `elements` activations after `block`; the constness of what it points to is the caller's to keep. */
+static inline void *device_act_at(const struct device *device, const void *block, size_t elements) {
+  return (char *)(uintptr_t)block + device_act_bytes(device, elements);
 }
 
 #define DEVICE_WRAPPER(name) int device_##name(struct device *device, const struct name##_args *arguments);

@@ -1,0 +1,62 @@
+/**
+ * @file backbone.h
+ * The frozen model on a device: tokens in, hidden states ("taps") out. Forward only; no gradient ever enters.
+ *
+ * tap 0 is the embedding output h_0, tap l the residual stream h_l after layer l: act [rows, hidden] each.
+ */
+#ifndef QST_BACKBONE_H
+#define QST_BACKBONE_H
+
+#include "batch.h"
+#include "io/backbone_file.h"
+#include "kernels/device.h"
+#include "rope_table.h"
+
+struct backbone_layer {
+  struct matrix matrices[MATRIX_COUNT];
+  float *input_norm, *post_norm; /**< [hidden] */
+  float *qkv_bias;               /**< [q + k + v rows], or NULL */
+};
+
+/** Keys and values of past tokens, a layer after the other: act [layers][slots · slot_rows][2 · kv_width] with the keys
+ *  in the left half of a row and the values in the right. NULL pointer: training, no cache. */
+struct kv_cache {
+  void *rows;
+  int slots, slot_rows, layers, kv_width;
+};
+int kv_cache_open(struct kv_cache *cache, struct device *device, int layers, int kv_width, int slots, int slot_rows);
+void kv_cache_close(struct kv_cache *cache, struct device *device);
+/** The rows of one layer. */
+void *kv_cache_layer(const struct kv_cache *cache, const struct device *device, int layer);
+
+struct backbone {
+  struct device *device;
+  struct model_config config;
+  struct backbone_layer *layers;
+  struct matrix embedding, head; /**< bf16; the same memory when tied */
+  float *final_norm;
+  struct rope_table rope;
+  int capacity; /**< rows of a micro-batch */
+  /* workspace: act [capacity, …] */
+  void *normed, *qkv, *attended, *gate_up, *product;
+  size_t weight_bytes; /**< what load() allocated for weights */
+};
+
+static inline int backbone_qkv(const struct model_config *config) {
+  return (config->heads + 2 * config->kv_heads) * config->head_dim;
+}
+
+/** Device limits a backbone needs for micro-batches of `rows`. */
+struct device_limits backbone_limits(const struct model_config *config, int rows);
+
+/** Reads all layers from the file, tensor by tensor, into device memory; workspace for `capacity` rows and RoPE for
+ *  `positions` positions. ERR_INPUT when a sequence may be longer than the model knows. */
+int backbone_open(struct backbone *backbone, struct device *device, struct backbone_file *file, int capacity,
+                  int positions);
+void backbone_close(struct backbone *backbone);
+
+/** taps: act [(layers + 1)][tap_rows][hidden], tap_rows at least the batch's rows. `cache` NULL in training. */
+int backbone_forward(struct backbone *backbone, const struct micro_batch *batch, void *taps, int tap_rows,
+                     struct kv_cache *cache);
+
+#endif

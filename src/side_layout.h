@@ -1,0 +1,80 @@
+/**
+ * @file side_layout.h
+ * The shape of a side network and the list of its trained tensors, which all live in one flat fp32 buffer (and likewise
+ * their gradients, moments and activation-typed copies). Names are the reference implementation's
+ * (YouAreSpecialToMe/QST); it has one downsample module a layer, shared by the embedding and layer 1.
+ *
+ * Tensors that are multiplied together lie back to back: q, k, v are one [q + k + v rows, width] matrix, gate and up
+ * one [2 · feed_forward, width] matrix.
+ */
+#ifndef QST_SIDE_LAYOUT_H
+#define QST_SIDE_LAYOUT_H
+
+#include "base/options.h"
+#include "io/checkpoint.h"
+#include "io/model_config.h"
+#include "kernels/device.h"
+
+enum downsample { DOWNSAMPLE_ADAPTER, DOWNSAMPLE_LORA, DOWNSAMPLE_LINEAR, DOWNSAMPLE_MAXPOOL, DOWNSAMPLE_AVGPOOL };
+
+/** d hidden size of the backbone, width = d / r, head_dim = width / heads. */
+struct side_shape {
+  int layers, hidden, width, reduction;
+  int heads, kv_heads, head_dim, feed_forward;
+  int rank; /**< k of adapter and lora */
+  enum downsample downsample;
+  enum mix_kind mix;
+  bool attention_bias;
+  float norm_epsilon;
+};
+
+/** Rows of the q, k, v product. */
+static inline int side_qkv(const struct side_shape *shape) {
+  return (shape->heads + 2 * shape->kv_heads) * shape->head_dim;
+}
+
+/** Key/value heads: the backbone's number with its heads, otherwise the same number of queries a key where that divides.
+ *  ERR_USAGE names the nearest reduction factor or number of heads that works. */
+int side_shape_make(struct side_shape *shape, const struct model_config *backbone, const struct options *options);
+
+enum { SIDE_NAME = 80 };
+
+struct side_tensor {
+  char name[SIDE_NAME];
+  int64_t rows, cols; /**< cols = 0: a vector */
+  size_t offset;      /**< floats from the start of the flat buffer */
+};
+
+enum { SIDE_ABSENT = -1 };
+
+/** Offsets of one layer's tensors; SIDE_ABSENT where a variant has none. */
+struct side_layer_layout {
+  int64_t adapter_a, adapter_b, down_norm_w, down_norm_b, gate;
+  int64_t input_norm, qkv, qkv_bias, o, post_norm, gate_up, down;
+};
+
+struct side_layout {
+  struct side_shape shape;
+  struct side_layer_layout *layers; /**< [shape.layers] */
+  int64_t final_norm, upsample, upsample_bias, mix;
+  struct side_tensor *tensors; /**< [count], ascending offsets */
+  int count;
+  size_t size;       /**< floats of the flat buffer, the gaps between tensors included */
+  size_t parameters; /**< trained numbers */
+};
+
+int side_layout_open(struct side_layout *layout, const struct side_shape *shape);
+void side_layout_close(struct side_layout *layout);
+
+static inline size_t side_tensor_size(const struct side_tensor *tensor) {
+  return (size_t)tensor->rows * (size_t)(tensor->cols ? tensor->cols : 1);
+}
+
+/** Initial values into flat[layout->size]: matrices normal with standard deviation 0.02 (the upsample zero with
+ *  MIX_RESIDUAL), norms 1, biases 0, gates 0.5, mix weight 1. Depends on the seed and the tensor alone. */
+void side_layout_initialize(const struct side_layout *layout, uint64_t seed, float *flat);
+
+/** Views of the tensors in flat buffers, as checkpoints want them; m and v may be NULL. views: [layout->count]. */
+void side_layout_views(const struct side_layout *layout, float *flat, float *m, float *v, struct named_tensor *views);
+
+#endif
