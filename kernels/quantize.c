@@ -96,9 +96,9 @@ static int quantize_blocks(const struct matrix *out, const float *weights, float
   return bad ? fail(ERR_INPUT, "the weights hold infinities or NaN; the model is damaged") : OK;
 }
 
-/* PyTorch's fp32 sum of a contiguous array (ATen/native/cpu/SumKernel.cpp, cascade_sum) with 16 lanes (AVX-512; fewer
- * than 16 values: one) on one thread: four accumulators in turn, each a cascade of four levels of 2^power steps. */
-enum { SUM_LANES = 16, SUM_ACCUMULATORS = 4, SUM_LEVELS = 4, SUM_WIDTH = SUM_LANES * SUM_ACCUMULATORS };
+/* PyTorch's fp32 sum of a contiguous array (ATen/native/cpu/SumKernel.cpp, cascade_sum) in 8 lanes (fewer
+ * than 8 values: one) on one thread: four accumulators in turn, each a cascade of four levels of 2^power steps. */
+enum { SUM_LANES = 8, SUM_ACCUMULATORS = 4, SUM_LEVELS = 4, SUM_WIDTH = SUM_LANES * SUM_ACCUMULATORS };
 
 static int ceil_log2(size_t value) {
   int power = 0;
