@@ -21,16 +21,21 @@ enum cpu_isa { CPU_PLAIN, CPU_AVX2, CPU_AVX512, CPU_ISAS };
 /** Sums over rows (gradients of norms and gates) are made of this many partial sums at most. */
 enum { CPU_SUM_BLOCKS = 32 };
 
+/** Floats of each thread's scratch. */
+enum { CPU_THREAD_SCRATCH = 96 << 10 };
+
 struct product; /**< the matrix products' own state: product.h */
 
 struct cpu_state {
   enum cpu_isa isa;
   int threads; /**< for num_threads(): every parallel region uses this number */
 
-  float *scratch;        /**< [threads, thread_scratch]: each thread's own */
-  size_t thread_scratch; /**< floats, a multiple of 16 */
-  float *sums;           /**< [CPU_SUM_BLOCKS, sum_width]: partial sums over rows */
+  float *scratch; /**< [threads, CPU_THREAD_SCRATCH]: each thread's own */
+  float *sums;    /**< [CPU_SUM_BLOCKS, sum_width]: partial sums over rows */
   int sum_width;
+  float *gradients;     /**< [3, gradient_size]: dq, dk and dv of attention_backward before they are rounded */
+  size_t gradient_size; /**< rows * side_hidden of the limits */
+  size_t scratch_bytes, sums_bytes, gradients_bytes; /**< as allocated */
 
   struct product *product; /**< set by product_open(), freed by product_close() */
 };

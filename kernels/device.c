@@ -1,0 +1,107 @@
+#include "kernels/device.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/memory.h"
+#include "base/options.h"
+#include "kernels/cpu/cpu.h"
+
+/* The devices of this program in the order "auto" prefers them, and those it knows but was built without. */
+#define DEVICES_PRESENT(X) X(cpu)
+#define DEVICES_ABSENT(X)  X(cuda) X(null)
+
+struct backend {
+  const char *name;
+  int (*open)(struct device *device, const struct device_options *options);
+};
+
+#define BACKEND(name) {#name, name##_open},
+static const struct backend backends[] = {DEVICES_PRESENT(BACKEND)};
+#undef BACKEND
+
+enum { BACKENDS = sizeof(backends) / sizeof(backends[0]) };
+
+const char *device_list(void) {
+#define LIST(name) ", " #name
+  static const char list[] = DEVICES_PRESENT(LIST);
+#undef LIST
+  return list + strlen(", ");
+}
+
+static int refuse_name(const char *name) {
+#define NAME(name) #name,
+  static const char *const absent[] = {DEVICES_ABSENT(NAME) NULL};
+  static const char *const present[] = {"auto", DEVICES_PRESENT(NAME) NULL};
+#undef NAME
+  for (const char *const *known = absent; *known; known++)
+    if (strcmp(name, *known) == 0)
+      return fail(ERR_USAGE, "device %s is not compiled into this program; it has: %s", name, device_list());
+  const char *nearest = nearest_name(name, present);
+  if (nearest) return fail(ERR_USAGE, "unknown device \"%s\": did you mean %s?", name, nearest);
+  return fail(ERR_USAGE, "unknown device \"%s\"; there are: auto, %s", name, device_list());
+}
+
+static const struct backend *find_backend(const char *name) {
+  if (!name || strcmp(name, "auto") == 0) return &backends[0];
+  for (int i = 0; i < BACKENDS; i++)
+    if (strcmp(name, backends[i].name) == 0) return &backends[i];
+  return NULL;
+}
+
+int device_open(struct device **out, const struct device_options *options) {
+  struct device *device = NULL;
+  *out = NULL;
+  const struct backend *backend = find_backend(options->name);
+  if (!backend) return refuse_name(options->name);
+  TRY(memory_array(&device, 1, sizeof *device));
+  device->name = backend->name;
+  int status = backend->open(device, options);
+  if (status != OK) {
+    device_close(&device);
+    return status;
+  }
+  *out = device;
+  return OK;
+}
+
+void device_close(struct device **device) {
+  if (!*device) return;
+  if ((*device)->memory) (*device)->memory->close(*device);
+  free(*device);
+  *device = NULL;
+}
+
+int device_allocate(struct device *device, enum memory_kind kind, void *out, size_t bytes) {
+  void *block = NULL;
+  TRY(device->memory->allocate(device, &block, bytes));
+  memcpy(out, &block, sizeof block);
+  device->allocated[kind] += bytes;
+  return OK;
+}
+
+void device_release(struct device *device, enum memory_kind kind, void *block_pointer, size_t bytes) {
+  void *block, *none = NULL;
+  memcpy(&block, block_pointer, sizeof block);
+  if (!block) return;
+  device->memory->release(device, block);
+  memcpy(block_pointer, &none, sizeof none);
+  device->allocated[kind] -= bytes;
+}
+
+int device_upload(struct device *device, void *to_device, const void *from_host, size_t bytes) {
+  return bytes ? device->memory->upload(device, to_device, from_host, bytes) : OK;
+}
+
+int device_download(struct device *device, void *to_host, const void *from_device, size_t bytes) {
+  return bytes ? device->memory->download(device, to_host, from_device, bytes) : OK;
+}
+
+int device_zero(struct device *device, void *block, size_t bytes) {
+  return bytes ? device->memory->zero(device, block, bytes) : OK;
+}
+
+int device_synchronize(struct device *device) {
+  return device->memory->synchronize(device);
+}
