@@ -16,8 +16,8 @@ MPI_CFLAGS ?= $(shell $(PKG) --cflags ompi-c 2>/dev/null || mpicc --showme:compi
 MPI_LIBS ?= $(shell $(PKG) --libs ompi-c 2>/dev/null || mpicc --showme:link)
 HDF5_CFLAGS ?= $(shell $(PKG) --cflags hdf5-openmpi 2>/dev/null || $(PKG) --cflags hdf5)
 HDF5_LIBS ?= $(shell $(PKG) --libs hdf5-openmpi 2>/dev/null || $(PKG) --libs hdf5)
-OTHER_CFLAGS ?= $(shell $(PKG) --cflags jansson libpcre2-8 libutf8proc inih libxxhash)
-OTHER_LIBS ?= $(shell $(PKG) --libs jansson libpcre2-8 libutf8proc inih libxxhash) -ldnnl
+OTHER_CFLAGS ?= $(shell $(PKG) --cflags jansson libpcre2-8 libutf8proc libxxhash)
+OTHER_LIBS ?= $(shell $(PKG) --libs jansson libpcre2-8 libutf8proc libxxhash) -ldnnl
 
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wstrict-prototypes -Wmissing-prototypes
 SAN_address := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1

@@ -28,12 +28,15 @@ struct comm {
   int rank, size;
   int local_rank, local_size; /**< among the ranks of this host */
   char host[64];
+  bool agreed; /**< comm_agree() has returned a failure */
   const struct comm_operations *operations;
 };
 
 /** Starts MPI where a launcher started this process (mpirun; srun with PMIx or PMI2) and is `self` otherwise.
  *  ERR_USAGE when Slurm started several tasks but MPI sees one (the --mpi option is missing). */
 int comm_open(struct comm **out);
+/** This process's rank by the launcher's environment, 0 without one: who speaks when comm_open() has failed. */
+int comm_launcher_rank(void);
 /** Ends MPI in order; all ranks must call it. NULL-safe. */
 void comm_close(struct comm **comm);
 
@@ -50,7 +53,7 @@ int comm_barrier(struct comm *comm);
 int comm_agree(struct comm *comm, int status);
 
 /** The end after a failure that the other ranks do not know of: prints the recorded message with rank and host, ends the
- *  whole job with `status`. Does not return for mpi. */
+ *  whole job with `status`. Does not return for mpi; for self it only prints. */
 void comm_abort(struct comm *comm, int status);
 
 /** True once comm_agree() returned a failure: all ranks know, so main ends in order instead of aborting. */

@@ -12,8 +12,15 @@
 #include "base/memory.h"
 
 enum command {
-  COMMAND_QUANTIZE, COMMAND_TOKENIZE, COMMAND_TRAIN, COMMAND_EVAL, COMMAND_GENERATE, COMMAND_EXPORT, COMMAND_INSPECT,
-  COMMAND_REPORT, COMMAND_COUNT
+  COMMAND_QUANTIZE,
+  COMMAND_TOKENIZE,
+  COMMAND_TRAIN,
+  COMMAND_EVAL,
+  COMMAND_GENERATE,
+  COMMAND_EXPORT,
+  COMMAND_INSPECT,
+  COMMAND_REPORT,
+  COMMAND_COUNT
 };
 
 /** Texts are NULL when not given and without a default; they live as long as the struct. */
@@ -23,9 +30,9 @@ struct options {
   int argument_count;
 
   /* files */
-  char *model, *out, *in, *backbone, *side, *data, *eval_data, *resume_from;
+  char *model, *out, *in, *backbone, *side, *data, *eval_data;
   /* quantize */
-  char *format;           /**< nf4 | fp4 | bf16 */
+  char *format; /**< nf4 | fp4 | bf16 */
   bool double_quant;
   /* rows */
   char *template_name;
@@ -35,12 +42,12 @@ struct options {
   int64_t reduction_factor, rank, side_heads; /**< side_heads 0: the backbone's */
   char *downsample, *mix, *init;
   /* training */
-  int64_t steps;          /**< 0: by epochs */
+  int64_t steps; /**< 0: by epochs */
   double epochs;
-  int64_t global_batch;   /**< samples a step */
+  int64_t global_batch; /**< samples a step */
   int64_t micro_batch_tokens;
   double lr, weight_decay, clip, beta1, beta2, epsilon;
-  char *schedule;         /**< constant | linear | cosine */
+  char *schedule; /**< constant | linear | cosine */
   int64_t warmup_steps;
   int64_t seed;
   int64_t save_every, keep, eval_every; /**< steps; 0 = only at the end (save), never before the end (eval) */
@@ -50,17 +57,22 @@ struct options {
   double temperature, top_p;
   int64_t max_new_tokens, batch; /**< batch: sequences decoded together */
   bool json;
-  int64_t limit;          /**< rows used at most; 0 = all */
+  int64_t limit; /**< rows used at most; 0 = all */
   /* machine */
   char *device, *cpu_isa, *act;
   int64_t threads;
   bool quiet;
 };
 
-/** Parses "COMMAND [options] [arguments]". Prints and sets *done for --help, --version and `help`. ERR_USAGE names the
- *  nearest valid word for what it does not know, options another command has, values out of range, what is required and
- *  missing. Reads --config FILE ("key = value" lines, # comments; keys as the options without "--"). */
-int options_parse(int count, char **words, struct options *out, bool *done);
+#define QST_VERSION "0.1.0"
+
+/** Parses "COMMAND [options] [arguments]" (words[0] is the program). For --help, --version and `help` it fills `text` with
+ *  what is to be printed instead of running a command; otherwise `text` stays empty. ERR_USAGE names the nearest valid
+ *  word for what it does not know, options another command has, values out of range, what is required and missing, what
+ *  contradicts each other. Reads --config FILE: "key = value" lines, keys as the options without "--", lines that start
+ *  with # are comments, a value may stand in double quotes with \n, \t, \r, \" and \\ in it. Where the command line
+ *  and the config file contradict each other, the command line holds. `out` is to be freed after success and after failure. */
+int options_parse(int count, char **words, struct options *out, struct buffer *text);
 void options_free(struct options *options);
 
 /** "key = value" lines of the command's options: all of them, or only those that change the numbers of a training run
@@ -72,7 +84,8 @@ int options_print(const struct options *options, bool only_numbers, struct buffe
 int options_read(struct options *options, const char *lines, const char *where);
 
 const char *command_name(enum command command);
-/** The name in `names` (NULL-terminated) closest to `word` by edit distance, or NULL when none is near. */
+/** The name in `names` (NULL-terminated) closest to `word` by edit distance, or NULL when none is near. A name that
+ *  starts with `word` (three letters or more) counts as near. */
 const char *nearest_name(const char *word, const char *const *names);
 
 #endif

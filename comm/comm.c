@@ -1,0 +1,125 @@
+#include "comm/comm.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "comm/backends.h"
+
+/* ---- start and end -------------------------------------------------------------------------------------- */
+
+static int number_in(const char *variable, int otherwise) {
+  const char *text = getenv(variable);
+  return text && *text ? atoi(text) : otherwise;
+}
+
+static bool is_launched(void) {
+  static const char *const signs[] = {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE", NULL};
+  for (int i = 0; signs[i]; i++)
+    if (getenv(signs[i])) return true;
+  return false;
+}
+
+int comm_launcher_rank(void) {
+  return number_in("OMPI_COMM_WORLD_RANK", number_in("PMIX_RANK", number_in("PMI_RANK", number_in("SLURM_PROCID", 0))));
+}
+
+/* A launcher that this MPI does not understand starts N processes that each believe to be alone, and all would write
+ * the same files. SLURM_STEP_NUM_TASKS speaks of us only where mpirun is not in between: its daemons are such a step. */
+static int check_alone(void) {
+  if (getenv("OMPI_COMM_WORLD_SIZE")) return OK;
+  int tasks = number_in("SLURM_STEP_NUM_TASKS", 1);
+  if (tasks > 1)
+    return fail(ERR_USAGE, "Slurm started %d tasks, but MPI sees one: start with srun --mpi=pmix (srun --mpi=list)",
+                tasks);
+  tasks = number_in("PMI_SIZE", 1);
+  if (tasks > 1)
+    return fail(ERR_USAGE, "%d processes were started, but MPI sees one: use the mpirun of the MPI in this program",
+                tasks);
+  return OK;
+}
+
+int comm_open(struct comm **out) {
+  *out = NULL;
+  int status = is_launched() ? comm_mpi_open(out) : comm_self_open(out);
+  if (status == OK && (*out)->size == 1) status = check_alone();
+  if (status != OK) comm_close(out);
+  return status;
+}
+
+void comm_close(struct comm **comm) {
+  if (!*comm) return;
+  (*comm)->operations->close(*comm);
+  free(*comm);
+  *comm = NULL;
+}
+
+/* ---- operations ----------------------------------------------------------------------------------------- */
+
+int comm_sum_i64(struct comm *comm, int64_t *values, size_t count) {
+  return comm->operations->sum_i64(comm, values, count);
+}
+
+int comm_max_i64(struct comm *comm, int64_t *values, size_t count) {
+  return comm->operations->max_i64(comm, values, count);
+}
+
+int comm_broadcast(struct comm *comm, void *bytes, size_t size, int root) {
+  if (root < 0 || root >= comm->size) return fail(ERR_INTERNAL, "a broadcast from rank %d of %d", root, comm->size);
+  return comm->operations->broadcast(comm, bytes, size, root);
+}
+
+/* A blocking send to oneself would never end. */
+static int check_partner(const struct comm *comm, int rank) {
+  if (rank >= 0 && rank < comm->size && rank != comm->rank) return OK;
+  return fail(ERR_INTERNAL, "a message between rank %d and rank %d of %d", comm->rank, rank, comm->size);
+}
+
+int comm_send(struct comm *comm, const void *bytes, size_t size, int to) {
+  TRY(check_partner(comm, to));
+  return comm->operations->send(comm, bytes, size, to);
+}
+
+int comm_receive(struct comm *comm, void *bytes, size_t size, int from) {
+  TRY(check_partner(comm, from));
+  return comm->operations->receive(comm, bytes, size, from);
+}
+
+int comm_barrier(struct comm *comm) {
+  return comm->operations->barrier(comm);
+}
+
+/* ---- failures ------------------------------------------------------------------------------------------- */
+
+struct verdict {
+  int status;
+  char message[ERROR_LINE];
+};
+
+int comm_agree(struct comm *comm, int status) {
+  /* The largest (size − rank) of the failed ranks is the lowest of them; the second number: somebody succeeded. */
+  int64_t votes[2] = {status == OK ? 0 : comm->size - comm->rank, status == OK};
+  struct verdict verdict = {.status = status};
+  snprintf(verdict.message, sizeof verdict.message, "%s", fail_message());
+  TRY(comm_max_i64(comm, votes, 2));
+  if (votes[0] == 0) return OK;
+  int lowest = comm->size - (int)votes[0];
+  if (votes[1] && comm->rank == lowest) {
+    fail_at(status, "rank %d on %s", comm->rank, comm->host);
+    snprintf(verdict.message, sizeof verdict.message, "%s", fail_message());
+  }
+  TRY(comm_broadcast(comm, &verdict, sizeof verdict, lowest));
+  comm->agreed = true;
+  return fail((enum status)verdict.status, "%s", verdict.message);
+}
+
+bool comm_agreed(const struct comm *comm) {
+  return comm->agreed;
+}
+
+void comm_abort(struct comm *comm, int status) {
+  fprintf(stderr, "qst-mpi: rank %d on %s: %s\n", comm->rank, comm->host, fail_message());
+  fflush(stderr);
+  comm->operations->abort(comm, status);
+}
