@@ -19,12 +19,12 @@ struct model_config {
   float norm_epsilon;
   double rope_theta;
   enum rope_scaling rope_scaling;
-  double rope_factor;                                    /**< linear, llama3 */
-  double rope_low_frequency, rope_high_frequency;        /**< llama3 */
-  int32_t rope_original_positions;                       /**< llama3 */
-  bool tied_head;                                        /**< the LM head is the embedding */
-  bool attention_bias;                                   /**< q, k and v have a bias (Qwen2) */
-  int32_t bos, pad;                                      /**< token ids; -1 = none */
+  double rope_factor;                             /**< linear, llama3 */
+  double rope_low_frequency, rope_high_frequency; /**< llama3 */
+  int32_t rope_original_positions;                /**< llama3 */
+  bool tied_head;                                 /**< the LM head is the embedding */
+  bool attention_bias;                            /**< q, k and v have a bias (Qwen2) */
+  int32_t bos, pad;                               /**< token ids; -1 = none */
   int32_t eos[MODEL_MAX_EOS], eos_count;
 };
 
@@ -34,5 +34,8 @@ int model_config_check(const struct model_config *config);
 /** Parses the text of a config.json. ERR_INPUT names the field: unknown architecture (with those we know), a
  *  sliding window that is in use, an unknown rope scaling, biases we do not compute, a missing field. */
 int model_config_parse(const char *text, struct model_config *out);
+
+/** Takes the eos tokens of the text of a generation_config.json, which may list more than config.json does (LLaMA 3). */
+int model_config_parse_generation(const char *text, struct model_config *config);
 
 #endif

@@ -6,11 +6,18 @@
 
 static _Thread_local char message[ERROR_LINE];
 
+/* Names come from files that may be hostile: control characters must neither break the line nor steer a terminal. */
+static void hide_control_characters(char *text) {
+  for (; *text; text++)
+    if ((unsigned char)*text < ' ' || *text == 0x7f) *text = '?';
+}
+
 int fail(enum status status, const char *format, ...) {
   va_list arguments;
   va_start(arguments, format);
   vsnprintf(message, sizeof message, format, arguments);
   va_end(arguments);
+  hide_control_characters(message);
   return status;
 }
 
