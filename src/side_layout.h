@@ -66,6 +66,15 @@ struct side_layout {
 int side_layout_open(struct side_layout *layout, const struct side_shape *shape);
 void side_layout_close(struct side_layout *layout);
 
+/** The span of a layer's tensors; those of its downsample module come first, then the gate. */
+static inline int64_t side_layer_begin(const struct side_layout *layout, int l) {
+  const struct side_layer_layout *at = &layout->layers[l];
+  return at->adapter_a != SIDE_ABSENT ? at->adapter_a : at->down_norm_w;
+}
+static inline int64_t side_layer_end(const struct side_layout *layout, int l) {
+  return l + 1 < layout->shape.layers ? side_layer_begin(layout, l + 1) : layout->final_norm;
+}
+
 static inline size_t side_tensor_size(const struct side_tensor *tensor) {
   return (size_t)tensor->rows * (size_t)(tensor->cols ? tensor->cols : 1);
 }

@@ -1,0 +1,235 @@
+#include "head.h"
+
+#include "base/error.h"
+
+/* ---- memory --------------------------------------------------------------------------------------------- */
+
+struct head_part {
+  enum memory_kind kind;
+  void *block; /* address of the pointer */
+  size_t bytes;
+};
+
+enum { HEAD_PARTS = 11 };
+
+static int list_parts(struct head *head, struct head_part parts[HEAD_PARTS]) {
+  size_t rows = (size_t)head->capacity, vocabulary = (size_t)head->backbone->config.vocabulary;
+  size_t wide = device_act_bytes(head->device, rows * (size_t)head->backbone->config.hidden);
+  int count = 0;
+  parts[count++] = (struct head_part){MEMORY_WORKSPACE, &head->picked, wide};
+  parts[count++] = (struct head_part){MEMORY_WORKSPACE, &head->normed, wide};
+  parts[count++] = (struct head_part){MEMORY_WORKSPACE, &head->logits, LOGIT_ROWS * vocabulary * sizeof(float)};
+  parts[count++] = (struct head_part){MEMORY_WORKSPACE, &head->loss, LOGIT_ROWS * sizeof(float)};
+  if (!head->side) return count;
+  size_t narrow = device_act_bytes(head->device, rows * (size_t)head->side->layout.shape.width);
+  parts[count++] = (struct head_part){MEMORY_SIDE, &head->lifted, wide};
+  parts[count++] = (struct head_part){MEMORY_SIDE, &head->mixed, wide};
+  parts[count++] = (struct head_part){MEMORY_SIDE, &head->s_picked, narrow};
+  parts[count++] = (struct head_part){MEMORY_SIDE, &head->s_normed, narrow};
+  parts[count++] = (struct head_part){MEMORY_SIDE, &head->s_rstd, rows * sizeof(float)};
+  if (!head->side->training) return count;
+  parts[count++] = (struct head_part){MEMORY_SIDE, &head->ds_picked, narrow};
+  parts[count++] =
+      (struct head_part){MEMORY_WORKSPACE, &head->dlogits, device_act_bytes(head->device, LOGIT_ROWS * vocabulary)};
+  return count;
+}
+
+int head_open(struct head *head, struct backbone *backbone, struct side *side, int capacity) {
+  *head = (struct head){.device = backbone->device, .backbone = backbone, .side = side, .capacity = capacity};
+  struct head_part parts[HEAD_PARTS];
+  int count = list_parts(head, parts);
+  for (int i = 0; i < count; i++) TRY(device_allocate(head->device, parts[i].kind, parts[i].block, parts[i].bytes));
+  if (!side) head->mixed = head->normed;
+  return OK;
+}
+
+void head_close(struct head *head) {
+  if (!head->device) return;
+  struct head_part parts[HEAD_PARTS];
+  int count = list_parts(head, parts);
+  for (int i = 0; i < count; i++) device_release(head->device, parts[i].kind, parts[i].block, parts[i].bytes);
+  *head = (struct head){0};
+}
+
+/* ---- forward -------------------------------------------------------------------------------------------- */
+
+static int pick(struct head *head, const struct micro_batch *batch, void *y, const void *x, int cols) {
+  return device_copy_rows(head->device, &(struct copy_rows_args){.y = y,
+                                                                 .x = x,
+                                                                 .x_index = batch->label_rows,
+                                                                 .rows = batch->label_count,
+                                                                 .cols = cols,
+                                                                 .y_stride = cols,
+                                                                 .x_stride = cols});
+}
+
+/* normed = norm_backbone(h_L) on label rows */
+static int backbone_output(struct head *head, const struct micro_batch *batch, const void *taps, int tap_rows) {
+  const struct model_config *config = &head->backbone->config;
+  size_t last = (size_t)config->layers * (size_t)tap_rows * (size_t)config->hidden;
+  TRY(pick(head, batch, head->picked, device_act_at(head->device, taps, last), config->hidden));
+  return device_rmsnorm(head->device, &(struct rmsnorm_args){.y = head->normed,
+                                                             .x = head->picked,
+                                                             .w = head->backbone->final_norm,
+                                                             .rows = batch->label_count,
+                                                             .cols = config->hidden,
+                                                             .epsilon = config->norm_epsilon});
+}
+
+/* lifted = U · norm_side(s_L) + b on label rows */
+static int side_output(struct head *head, const struct micro_batch *batch, const void *s) {
+  struct side *side = head->side;
+  const struct side_layout *layout = &side->layout;
+  TRY(pick(head, batch, head->s_picked, s, layout->shape.width));
+  TRY(device_rmsnorm(head->device, &(struct rmsnorm_args){.y = head->s_normed,
+                                                          .rstd = head->s_rstd,
+                                                          .x = head->s_picked,
+                                                          .w = side_master(side, layout->final_norm),
+                                                          .rows = batch->label_count,
+                                                          .cols = layout->shape.width,
+                                                          .epsilon = layout->shape.norm_epsilon}));
+  return device_linear(head->device, &(struct linear_args){.y = head->lifted,
+                                                           .x = head->s_normed,
+                                                           .w = side_weight(side, layout->upsample),
+                                                           .bias = side_master(side, layout->upsample_bias),
+                                                           .rows = batch->label_count,
+                                                           .n = layout->shape.hidden,
+                                                           .k = layout->shape.width});
+}
+
+static const float *mix_weight(const struct side *side) {
+  return side->layout.mix == SIDE_ABSENT ? NULL : side_master(side, side->layout.mix);
+}
+
+int head_forward(struct head *head, const struct micro_batch *batch, const void *taps, int tap_rows, const void *s) {
+  if (batch->label_count > head->capacity)
+    return fail(ERR_INTERNAL, "%d label rows in a head for %d", batch->label_count, head->capacity);
+  TRY(backbone_output(head, batch, taps, tap_rows));
+  if (!head->side) return OK;
+  TRY(side_output(head, batch, s));
+  const struct side_shape *shape = &head->side->layout.shape;
+  return device_mix(head->device, &(struct mix_args){.y = head->mixed,
+                                                     .h = head->normed,
+                                                     .side = head->lifted,
+                                                     .weight = mix_weight(head->side),
+                                                     .kind = shape->mix,
+                                                     .rows = batch->label_count,
+                                                     .cols = shape->hidden});
+}
+
+/* ---- loss ----------------------------------------------------------------------------------------------- */
+
+static void *hidden_rows(const struct head *head, const void *block, int first) {
+  return device_act_at(head->device, block, (size_t)first * (size_t)head->backbone->config.hidden);
+}
+
+int head_logits(struct head *head, int first, int count) {
+  return device_frozen_logits(head->device, &(struct frozen_logits_args){.logits = head->logits,
+                                                                         .x = hidden_rows(head, head->mixed, first),
+                                                                         .weight = &head->backbone->head,
+                                                                         .rows = count});
+}
+
+/* Loss of one chunk of label rows, and its gradient in head->dlogits when asked. */
+static int chunk_loss(struct head *head, const struct micro_batch *batch, int first, int count, void *dlogits,
+                      struct gradient_sums *sums) {
+  TRY(head_logits(head, first, count));
+  TRY(device_cross_entropy(head->device, &(struct cross_entropy_args){.loss = head->loss,
+                                                                      .dlogits = dlogits,
+                                                                      .logits = head->logits,
+                                                                      .labels = batch->label_ids + first,
+                                                                      .rows = count,
+                                                                      .cols = head->backbone->config.vocabulary}));
+  return device_fixed_total(
+      head->device,
+      &(struct fixed_total_args){
+          .sum = sums->sums + sums->size, .faults = sums->faults, .x = head->loss, .count = (size_t)count});
+}
+
+static int chunk_rows(const struct micro_batch *batch, int first) {
+  int left = batch->label_count - first;
+  return left < LOGIT_ROWS ? left : LOGIT_ROWS;
+}
+
+int head_loss(struct head *head, const struct micro_batch *batch, struct gradient_sums *sums) {
+  for (int first = 0; first < batch->label_count; first += LOGIT_ROWS)
+    TRY(chunk_loss(head, batch, first, chunk_rows(batch, first), NULL, sums));
+  return OK;
+}
+
+/* The gradient of y, into the memory of the picked rows. */
+static int loss_backward(struct head *head, const struct micro_batch *batch, struct gradient_sums *sums) {
+  for (int first = 0; first < batch->label_count; first += LOGIT_ROWS) {
+    int count = chunk_rows(batch, first);
+    TRY(chunk_loss(head, batch, first, count, head->dlogits, sums));
+    TRY(device_frozen_input_grad(head->device, &(struct frozen_input_grad_args){
+                                                   .dx = hidden_rows(head, head->picked, first),
+                                                   .dy = head->dlogits,
+                                                   .weight = &head->backbone->head,
+                                                   .rows = count}));
+  }
+  return OK;
+}
+
+static int mix_backward(struct head *head, int rows) {
+  struct side *side = head->side;
+  int64_t weight = side->layout.mix;
+  return device_mix_backward(
+      head->device,
+      &(struct mix_backward_args){.dside = head->picked,
+                                  .dweight = weight == SIDE_ABSENT ? NULL : side_gradient(side, weight),
+                                  .dy = head->picked,
+                                  .h = head->normed,
+                                  .side = head->lifted,
+                                  .weight = mix_weight(side),
+                                  .kind = side->layout.shape.mix,
+                                  .rows = rows,
+                                  .cols = side->layout.shape.hidden});
+}
+
+/* From the gradient of `lifted` to those of U, b, norm_side and the label rows of s_L. */
+static int upsample_backward(struct head *head, int rows) {
+  struct side *side = head->side;
+  const struct side_layout *layout = &side->layout;
+  int hidden = layout->shape.hidden, width = layout->shape.width;
+  TRY(device_linear_weight_grad(
+      head->device, &(struct linear_weight_grad_args){.dw = side_gradient(side, layout->upsample),
+                                                      .dbias = side_gradient(side, layout->upsample_bias),
+                                                      .dy = head->picked,
+                                                      .x = head->s_normed,
+                                                      .rows = rows,
+                                                      .n = hidden,
+                                                      .k = width}));
+  TRY(device_linear_input_grad(head->device, &(struct linear_input_grad_args){.dx = head->s_normed,
+                                                                              .dy = head->picked,
+                                                                              .w = side_weight(side, layout->upsample),
+                                                                              .rows = rows,
+                                                                              .n = hidden,
+                                                                              .k = width}));
+  return device_rmsnorm_backward(head->device,
+                                 &(struct rmsnorm_backward_args){.dx = head->ds_picked,
+                                                                 .dw = side_gradient(side, layout->final_norm),
+                                                                 .dy = head->s_normed,
+                                                                 .x = head->s_picked,
+                                                                 .w = side_master(side, layout->final_norm),
+                                                                 .rstd = head->s_rstd,
+                                                                 .rows = rows,
+                                                                 .cols = width});
+}
+
+int head_backward(struct head *head, const struct micro_batch *batch, void *ds, struct gradient_sums *sums) {
+  struct side *side = head->side;
+  int width = side->layout.shape.width;
+  TRY(loss_backward(head, batch, sums));
+  TRY(mix_backward(head, batch->label_count));
+  TRY(upsample_backward(head, batch->label_count));
+  TRY(side_collect(side, side->layout.final_norm, (int64_t)side->layout.size, sums));
+  return device_copy_rows(head->device, &(struct copy_rows_args){.y = ds,
+                                                                 .x = head->ds_picked,
+                                                                 .y_index = batch->label_rows,
+                                                                 .rows = batch->label_count,
+                                                                 .cols = width,
+                                                                 .y_stride = width,
+                                                                 .x_stride = width,
+                                                                 .zero_rows = batch->rows});
+}

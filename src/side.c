@@ -1,0 +1,330 @@
+#include "side.h"
+
+#include <math.h>
+
+#include "base/error.h"
+
+/* ---- small phrases -------------------------------------------------------------------------------------- */
+
+/* y = x · w[n, k]ᵀ + bias + residual with the trained matrix at `offset`. */
+static int multiply(struct side *side, void *y, const void *x, int64_t offset, int rows, int n, int k, int64_t bias,
+                    const void *residual) {
+  return device_linear(side->device, &(struct linear_args){.y = y,
+                                                           .x = x,
+                                                           .w = side_weight(side, offset),
+                                                           .bias = bias == SIDE_ABSENT ? NULL : side_master(side, bias),
+                                                           .residual = residual,
+                                                           .rows = rows,
+                                                           .n = n,
+                                                           .k = k});
+}
+
+/* The gradient of `multiply`: dw (and dbias) from dy and x, and dx unless it is NULL. */
+static int multiply_backward(struct side *side, void *dx, const void *dy, const void *x, int64_t offset, int rows,
+                             int n, int k, int64_t bias) {
+  TRY(device_linear_weight_grad(
+      side->device, &(struct linear_weight_grad_args){.dw = side_gradient(side, offset),
+                                                      .dbias = bias == SIDE_ABSENT ? NULL : side_gradient(side, bias),
+                                                      .dy = dy,
+                                                      .x = x,
+                                                      .rows = rows,
+                                                      .n = n,
+                                                      .k = k}));
+  if (!dx) return OK;
+  return device_linear_input_grad(
+      side->device,
+      &(struct linear_input_grad_args){
+          .dx = dx, .dy = dy, .w = side_weight(side, offset), .rows = rows, .n = n, .k = k});
+}
+
+static int normalize(struct side *side, void *y, float *rstd, const void *x, int64_t weight, int rows) {
+  return device_rmsnorm(side->device, &(struct rmsnorm_args){.y = y,
+                                                             .rstd = rstd,
+                                                             .x = x,
+                                                             .w = side_master(side, weight),
+                                                             .rows = rows,
+                                                             .cols = side->layout.shape.width,
+                                                             .epsilon = side->layout.shape.norm_epsilon});
+}
+
+/* dx += gradient of `normalize` */
+static int normalize_backward(struct side *side, void *dx, const void *dy, const void *x, const float *rstd,
+                              int64_t weight, int rows) {
+  return device_rmsnorm_backward(side->device, &(struct rmsnorm_backward_args){.dx = dx,
+                                                                               .dw = side_gradient(side, weight),
+                                                                               .dy = dy,
+                                                                               .x = x,
+                                                                               .w = side_master(side, weight),
+                                                                               .rstd = rstd,
+                                                                               .rows = rows,
+                                                                               .cols = side->layout.shape.width,
+                                                                               .accumulate = true});
+}
+
+static int rotate(struct side *side, void *qkv, const struct micro_batch *batch, bool inverse) {
+  const struct side_shape *shape = &side->layout.shape;
+  return device_rope(side->device, &(struct rope_args){.x = qkv,
+                                                       .positions = batch->positions,
+                                                       .cosines = side->rope.cosines,
+                                                       .sines = side->rope.sines,
+                                                       .rows = batch->rows,
+                                                       .stride = side_qkv(shape),
+                                                       .heads = shape->heads + shape->kv_heads,
+                                                       .head_dim = shape->head_dim,
+                                                       .table_positions = side->rope.positions,
+                                                       .inverse = inverse});
+}
+
+static const void *tap_of(const struct side *side, const void *taps, int tap_rows, int l) {
+  return device_act_at(side->device, taps, (size_t)l * (size_t)tap_rows * (size_t)side->layout.shape.hidden);
+}
+
+static struct side_activations *set_of(const struct side *side, int l) {
+  return &side->sets[l % side->set_count];
+}
+
+/* ---- downsample ----------------------------------------------------------------------------------------- */
+
+/* reduced = what the variant makes of h, [T, hidden] → [T, width] */
+static int reduce(struct side *side, const struct side_layer_layout *at, struct down_activations *down, const void *h,
+                  int rows) {
+  const struct side_shape *shape = &side->layout.shape;
+  switch (shape->downsample) {
+    case DOWNSAMPLE_ADAPTER:
+      TRY(multiply(side, down->low, h, at->adapter_a, rows, shape->rank, shape->hidden, SIDE_ABSENT, NULL));
+      TRY(device_silu(side->device,
+                      &(struct silu_args){.y = down->activated, .x = down->low, .rows = rows, .cols = shape->rank}));
+      break;
+    case DOWNSAMPLE_LORA:
+      TRY(multiply(side, down->low, h, at->adapter_a, rows, shape->rank, shape->hidden, SIDE_ABSENT, NULL));
+      break;
+    case DOWNSAMPLE_LINEAR:
+      return multiply(side, down->reduced, h, at->adapter_a, rows, shape->width, shape->hidden, SIDE_ABSENT, NULL);
+    case DOWNSAMPLE_MAXPOOL:
+    case DOWNSAMPLE_AVGPOOL:
+      return device_pool(side->device, &(struct pool_args){.y = down->reduced,
+                                                           .x = h,
+                                                           .rows = rows,
+                                                           .cols = shape->width,
+                                                           .window = shape->reduction,
+                                                           .maximum = shape->downsample == DOWNSAMPLE_MAXPOOL});
+  }
+  return multiply(side, down->reduced, down->activated, at->adapter_b, rows, shape->width, shape->rank, SIDE_ABSENT,
+                  NULL);
+}
+
+static int down_forward(struct side *side, int l, struct down_activations *down, const void *h, int rows) {
+  const struct side_layer_layout *at = &side->layout.layers[l];
+  TRY(reduce(side, at, down, h, rows));
+  return device_layernorm(side->device, &(struct layernorm_args){.y = down->out,
+                                                                 .mean = down->mean,
+                                                                 .rstd = down->rstd,
+                                                                 .x = down->reduced,
+                                                                 .w = side_master(side, at->down_norm_w),
+                                                                 .b = side_master(side, at->down_norm_b),
+                                                                 .rows = rows,
+                                                                 .cols = side->layout.shape.width,
+                                                                 .epsilon = SIDE_LAYER_NORM_EPSILON});
+}
+
+/* Gradients of `reduce`; `d` is the gradient of `reduced`. */
+static int reduce_backward(struct side *side, const struct side_layer_layout *at, const struct down_activations *down,
+                           const void *h, const void *d, int rows) {
+  const struct side_shape *shape = &side->layout.shape;
+  if (at->adapter_a == SIDE_ABSENT) return OK; /* pooling has no weights */
+  if (shape->downsample == DOWNSAMPLE_LINEAR)
+    return multiply_backward(side, NULL, d, h, at->adapter_a, rows, shape->width, shape->hidden, SIDE_ABSENT);
+  TRY(multiply_backward(side, side->d_low, d, down->activated, at->adapter_b, rows, shape->width, shape->rank,
+                        SIDE_ABSENT));
+  if (shape->downsample == DOWNSAMPLE_ADAPTER)
+    TRY(device_silu_backward(
+        side->device,
+        &(struct silu_backward_args){
+            .dx = side->d_low, .dy = side->d_low, .x = down->low, .rows = rows, .cols = shape->rank}));
+  return multiply_backward(side, NULL, side->d_low, h, at->adapter_a, rows, shape->rank, shape->hidden, SIDE_ABSENT);
+}
+
+/* `d`: gradient of D(h), [T, width]; overwritten. */
+static int down_backward(struct side *side, int l, const struct down_activations *down, const void *h, void *d,
+                         int rows) {
+  const struct side_layer_layout *at = &side->layout.layers[l];
+  TRY(device_layernorm_backward(side->device,
+                                &(struct layernorm_backward_args){.dx = d,
+                                                                  .dw = side_gradient(side, at->down_norm_w),
+                                                                  .db = side_gradient(side, at->down_norm_b),
+                                                                  .dy = d,
+                                                                  .x = down->reduced,
+                                                                  .w = side_master(side, at->down_norm_w),
+                                                                  .mean = down->mean,
+                                                                  .rstd = down->rstd,
+                                                                  .rows = rows,
+                                                                  .cols = side->layout.shape.width}));
+  return reduce_backward(side, at, down, h, d, rows);
+}
+
+/* ---- one layer ------------------------------------------------------------------------------------------ */
+
+/* v = u + Attention(RMSNorm(u)) */
+static int attention_forward(struct side *side, int l, const struct micro_batch *batch, struct kv_cache *cache) {
+  const struct side_shape *shape = &side->layout.shape;
+  const struct side_layer_layout *at = &side->layout.layers[l];
+  struct side_activations *a = set_of(side, l);
+  int rows = batch->rows, q = shape->heads * shape->head_dim, kv = shape->kv_heads * shape->head_dim;
+  TRY(normalize(side, a->normed_u, a->rstd_u, a->u, at->input_norm, rows));
+  TRY(multiply(side, a->qkv, a->normed_u, at->qkv, rows, side_qkv(shape), shape->width, at->qkv_bias, NULL));
+  TRY(rotate(side, a->qkv, batch, false));
+  const void *keys = device_act_at(side->device, a->qkv, (size_t)q);
+  if (cache) {
+    void *cached = kv_cache_layer(cache, side->device, l);
+    TRY(device_copy_rows(side->device, &(struct copy_rows_args){.y = cached,
+                                                                .x = keys,
+                                                                .y_index = batch->cache_rows,
+                                                                .rows = rows,
+                                                                .cols = 2 * kv,
+                                                                .y_stride = 2 * kv,
+                                                                .x_stride = side_qkv(shape)}));
+    keys = cached;
+  }
+  TRY(device_attention(side->device, &(struct attention_args){.o = a->attended,
+                                                              .lse = a->lse,
+                                                              .q = a->qkv,
+                                                              .k = keys,
+                                                              .v = device_act_at(side->device, keys, (size_t)kv),
+                                                              .segments = batch->segments,
+                                                              .rows = rows,
+                                                              .q_stride = side_qkv(shape),
+                                                              .kv_stride = cache ? 2 * kv : side_qkv(shape),
+                                                              .heads = shape->heads,
+                                                              .kv_heads = shape->kv_heads,
+                                                              .head_dim = shape->head_dim,
+                                                              .scale = 1.0f / sqrtf((float)shape->head_dim)}));
+  return multiply(side, a->v, a->attended, at->o, rows, shape->width, q, SIDE_ABSENT, a->u);
+}
+
+/* s = v + SwiGLU(RMSNorm(v)) */
+static int feed_forward(struct side *side, int l, int rows) {
+  const struct side_shape *shape = &side->layout.shape;
+  const struct side_layer_layout *at = &side->layout.layers[l];
+  struct side_activations *a = set_of(side, l);
+  int ff = shape->feed_forward, width = shape->width;
+  TRY(normalize(side, a->normed_v, a->rstd_v, a->v, at->post_norm, rows));
+  TRY(multiply(side, a->gate_up, a->normed_v, at->gate_up, rows, 2 * ff, width, SIDE_ABSENT, NULL));
+  TRY(device_swiglu(side->device, &(struct swiglu_args){.y = a->product, .x = a->gate_up, .rows = rows, .cols = ff}));
+  return multiply(side, a->s, a->product, at->down, rows, width, ff, SIDE_ABSENT, a->v);
+}
+
+/* ds ← gradient of v */
+static int feed_forward_backward(struct side *side, int l, int rows, void *ds) {
+  const struct side_shape *shape = &side->layout.shape;
+  const struct side_layer_layout *at = &side->layout.layers[l];
+  struct side_activations *a = set_of(side, l);
+  int ff = shape->feed_forward, width = shape->width;
+  TRY(multiply_backward(side, side->d_product, ds, a->product, at->down, rows, width, ff, SIDE_ABSENT));
+  TRY(device_swiglu_backward(
+      side->device, &(struct swiglu_backward_args){
+                        .dx = side->d_wide, .dy = side->d_product, .x = a->gate_up, .rows = rows, .cols = ff}));
+  TRY(multiply_backward(side, side->d_width, side->d_wide, a->normed_v, at->gate_up, rows, 2 * ff, width, SIDE_ABSENT));
+  return normalize_backward(side, ds, side->d_width, a->v, a->rstd_v, at->post_norm, rows);
+}
+
+static int heads_backward(struct side *side, int l, const struct micro_batch *batch) {
+  const struct side_shape *shape = &side->layout.shape;
+  struct side_activations *a = set_of(side, l);
+  size_t q = (size_t)shape->heads * (size_t)shape->head_dim, kv = (size_t)shape->kv_heads * (size_t)shape->head_dim;
+  return device_attention_backward(
+      side->device, &(struct attention_backward_args){.dq = side->d_qkv,
+                                                      .dk = device_act_at(side->device, side->d_qkv, q),
+                                                      .dv = device_act_at(side->device, side->d_qkv, q + kv),
+                                                      .d_o = side->d_attended,
+                                                      .o = a->attended,
+                                                      .lse = a->lse,
+                                                      .q = a->qkv,
+                                                      .k = device_act_at(side->device, a->qkv, q),
+                                                      .v = device_act_at(side->device, a->qkv, q + kv),
+                                                      .segments = batch->segments,
+                                                      .rows = batch->rows,
+                                                      .q_stride = side_qkv(shape),
+                                                      .kv_stride = side_qkv(shape),
+                                                      .heads = shape->heads,
+                                                      .kv_heads = shape->kv_heads,
+                                                      .head_dim = shape->head_dim,
+                                                      .scale = 1.0f / sqrtf((float)shape->head_dim)});
+}
+
+/* ds: gradient of v → gradient of u */
+static int attention_backward(struct side *side, int l, const struct micro_batch *batch, void *ds) {
+  const struct side_shape *shape = &side->layout.shape;
+  const struct side_layer_layout *at = &side->layout.layers[l];
+  struct side_activations *a = set_of(side, l);
+  int rows = batch->rows, q = shape->heads * shape->head_dim;
+  TRY(multiply_backward(side, side->d_attended, ds, a->attended, at->o, rows, shape->width, q, SIDE_ABSENT));
+  TRY(heads_backward(side, l, batch));
+  TRY(rotate(side, side->d_qkv, batch, true));
+  TRY(multiply_backward(side, side->d_width, side->d_qkv, a->normed_u, at->qkv, rows, side_qkv(shape), shape->width,
+                        at->qkv_bias));
+  return normalize_backward(side, ds, side->d_width, a->u, a->rstd_u, at->input_norm, rows);
+}
+
+/* ---- the whole ------------------------------------------------------------------------------------------ */
+
+int side_forward(struct side *side, const struct micro_batch *batch, const void *taps, int tap_rows,
+                 struct kv_cache *cache, void **s_out) {
+  if (batch->rows > side->capacity)
+    return fail(ERR_INTERNAL, "a micro-batch of %d rows in a side network for %d", batch->rows, side->capacity);
+  TRY(down_forward(side, 0, &side->embedding, tap_of(side, taps, tap_rows, 0), batch->rows));
+  const void *s = side->embedding.out;
+  for (int l = 0; l < side->layout.shape.layers; l++) {
+    struct side_activations *a = set_of(side, l);
+    TRY(down_forward(side, l, &a->down, tap_of(side, taps, tap_rows, l + 1), batch->rows));
+    TRY(device_gate(side->device, &(struct gate_args){.u = a->u,
+                                                      .d = a->down.out,
+                                                      .s = s,
+                                                      .z = side_master(side, side->layout.layers[l].gate),
+                                                      .rows = batch->rows,
+                                                      .cols = side->layout.shape.width}));
+    TRY(attention_forward(side, l, batch, cache));
+    TRY(feed_forward(side, l, batch->rows));
+    s = a->s;
+  }
+  *s_out = set_of(side, side->layout.shape.layers - 1)->s;
+  return OK;
+}
+
+int side_collect(struct side *side, int64_t first, int64_t end, struct gradient_sums *sums) {
+  return device_fixed_add(side->device, &(struct fixed_add_args){.sums = sums->sums + first,
+                                                                 .faults = sums->faults,
+                                                                 .x = side_gradient(side, first),
+                                                                 .count = (size_t)(end - first)});
+}
+
+/* du (in ds) → gradient of D(h) in d_width and of s_{l−1} in ds */
+static int gate_backward(struct side *side, int l, int rows, const void *s_before, void *ds) {
+  struct side_activations *a = set_of(side, l);
+  int64_t gate = side->layout.layers[l].gate;
+  return device_gate_backward(side->device, &(struct gate_backward_args){.dd = side->d_width,
+                                                                         .ds = ds,
+                                                                         .dz = side_gradient(side, gate),
+                                                                         .du = ds,
+                                                                         .d = a->down.out,
+                                                                         .s = s_before,
+                                                                         .z = side_master(side, gate),
+                                                                         .rows = rows,
+                                                                         .cols = side->layout.shape.width});
+}
+
+int side_backward(struct side *side, const struct micro_batch *batch, const void *taps, int tap_rows, void *ds,
+                  struct gradient_sums *sums) {
+  const struct side_layout *layout = &side->layout;
+  for (int l = layout->shape.layers - 1; l >= 0; l--) {
+    const void *s_before = l > 0 ? set_of(side, l - 1)->s : side->embedding.out;
+    TRY(feed_forward_backward(side, l, batch->rows, ds));
+    TRY(attention_backward(side, l, batch, ds));
+    TRY(gate_backward(side, l, batch->rows, s_before, ds));
+    TRY(down_backward(side, l, &set_of(side, l)->down, tap_of(side, taps, tap_rows, l + 1), side->d_width,
+                      batch->rows));
+    TRY(side_collect(side, side_layer_begin(layout, l), side_layer_end(layout, l), sums));
+  }
+  /* The embedding's tap goes through layer 1's module once more: its gradients are collected a second time. */
+  TRY(down_backward(side, 0, &side->embedding, tap_of(side, taps, tap_rows, 0), ds, batch->rows));
+  return side_collect(side, side_layer_begin(layout, 0), layout->layers[0].gate, sums);
+}

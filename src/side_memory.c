@@ -1,0 +1,114 @@
+/* The side network's memory: one device block for all activations, cut into the pieces of each layer. */
+#include <stdlib.h>
+
+#include "base/error.h"
+#include "base/memory.h"
+#include "side.h"
+
+/* Walks over the block; with block = NULL it only measures. */
+struct cutter {
+  char *block;
+  size_t used;
+};
+
+static void *cut(struct cutter *cutter, size_t bytes) {
+  void *piece = cutter->block ? cutter->block + cutter->used : NULL;
+  cutter->used += (bytes + 63) / 64 * 64;
+  return piece;
+}
+
+static void *cut_act(struct cutter *cutter, const struct side *side, int cols) {
+  return cut(cutter, device_act_bytes(side->device, (size_t)side->capacity * (size_t)cols));
+}
+
+static float *cut_float(struct cutter *cutter, const struct side *side, int cols) {
+  return cut(cutter, (size_t)side->capacity * (size_t)cols * sizeof(float));
+}
+
+static void cut_down(struct cutter *cutter, const struct side *side, struct down_activations *down) {
+  const struct side_shape *shape = &side->layout.shape;
+  bool low_rank = shape->downsample == DOWNSAMPLE_ADAPTER || shape->downsample == DOWNSAMPLE_LORA;
+  down->low = low_rank ? cut_act(cutter, side, shape->rank) : NULL;
+  down->activated = shape->downsample == DOWNSAMPLE_ADAPTER ? cut_act(cutter, side, shape->rank) : down->low;
+  down->reduced = cut_act(cutter, side, shape->width);
+  down->mean = cut_float(cutter, side, 1);
+  down->rstd = cut_float(cutter, side, 1);
+  down->out = cut_act(cutter, side, shape->width);
+}
+
+static void cut_set(struct cutter *cutter, const struct side *side, struct side_activations *set) {
+  const struct side_shape *shape = &side->layout.shape;
+  cut_down(cutter, side, &set->down);
+  set->u = cut_act(cutter, side, shape->width);
+  set->normed_u = cut_act(cutter, side, shape->width);
+  set->qkv = cut_act(cutter, side, side_qkv(shape));
+  set->attended = cut_act(cutter, side, shape->heads * shape->head_dim);
+  set->lse = cut_float(cutter, side, shape->heads);
+  set->v = cut_act(cutter, side, shape->width);
+  set->normed_v = cut_act(cutter, side, shape->width);
+  set->gate_up = cut_act(cutter, side, 2 * shape->feed_forward);
+  set->product = cut_act(cutter, side, shape->feed_forward);
+  set->s = cut_act(cutter, side, shape->width);
+  set->rstd_u = cut_float(cutter, side, 1);
+  set->rstd_v = cut_float(cutter, side, 1);
+}
+
+static void cut_gradients(struct cutter *cutter, struct side *side) {
+  const struct side_shape *shape = &side->layout.shape;
+  side->d_width = cut_act(cutter, side, shape->width);
+  side->d_wide = cut_act(cutter, side, 2 * shape->feed_forward);
+  side->d_product = cut_act(cutter, side, shape->feed_forward);
+  side->d_qkv = cut_act(cutter, side, side_qkv(shape));
+  side->d_attended = cut_act(cutter, side, shape->heads * shape->head_dim);
+  side->d_low = cut_act(cutter, side, shape->rank);
+}
+
+static void cut_all(struct cutter *cutter, struct side *side) {
+  cut_down(cutter, side, &side->embedding);
+  for (int i = 0; i < side->set_count; i++) cut_set(cutter, side, &side->sets[i]);
+  if (side->training) cut_gradients(cutter, side);
+}
+
+static int open_activations(struct side *side) {
+  TRY(memory_array(&side->sets, (size_t)side->set_count, sizeof *side->sets));
+  struct cutter measure = {0};
+  cut_all(&measure, side);
+  side->block_bytes = measure.used;
+  TRY(device_allocate(side->device, MEMORY_SIDE, &side->block, side->block_bytes));
+  struct cutter cutter = {.block = side->block};
+  cut_all(&cutter, side);
+  return OK;
+}
+
+int side_open(struct side *side, struct device *device, const struct model_config *config,
+              const struct side_shape *shape, int capacity, int positions, bool training) {
+  *side = (struct side){.device = device, .capacity = capacity, .training = training};
+  TRY(side_layout_open(&side->layout, shape));
+  side->set_count = training ? shape->layers : 2;
+  TRY(rope_table_open(&side->rope, device, config, shape->head_dim, positions));
+  size_t size = side->layout.size;
+  TRY(device_allocate(device, MEMORY_OPTIMIZER, &side->master, size * sizeof(float)));
+  TRY(device_allocate(device, MEMORY_OPTIMIZER, &side->weights, device_act_bytes(device, size)));
+  if (training) TRY(device_allocate(device, MEMORY_OPTIMIZER, &side->gradient, size * sizeof(float)));
+  return open_activations(side);
+}
+
+void side_close(struct side *side) {
+  struct device *device = side->device;
+  if (!device) return;
+  size_t size = side->layout.size;
+  device_release(device, MEMORY_SIDE, &side->block, side->block_bytes);
+  device_release(device, MEMORY_OPTIMIZER, &side->master, size * sizeof(float));
+  device_release(device, MEMORY_OPTIMIZER, &side->weights, device_act_bytes(device, size));
+  device_release(device, MEMORY_OPTIMIZER, &side->gradient, size * sizeof(float));
+  rope_table_close(&side->rope, device);
+  free(side->sets);
+  side_layout_close(&side->layout);
+  *side = (struct side){0};
+}
+
+int side_upload(struct side *side, const float *flat) {
+  size_t size = side->layout.size;
+  TRY(device_upload(side->device, side->master, flat, size * sizeof(float)));
+  return device_to_act(side->device, &(struct to_act_args){.y = side->weights, .x = side->master, .count = size});
+}
