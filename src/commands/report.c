@@ -1,0 +1,83 @@
+/* report RUN… [--out DIR|FILE.html]: the runs' metrics as one HTML page and a PNG beside it. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "commands/commands.h"
+#include "report_page.h"
+
+static int read_run(const char *path, struct report_run *run) {
+  char *file;
+  run->path = path;
+  TRY(file_join(path, "metrics.jsonl", &file));
+  int status = metrics_read(file, &run->log);
+  free(file);
+  return status;
+}
+
+static bool ends_with(const char *text, const char *end) {
+  size_t size = strlen(text), end_size = strlen(end);
+  return size > end_size && strcmp(text + size - end_size, end) == 0;
+}
+
+/* The page's name without ".html", and its folder made: what --out says, else RUN/report, else ./report for several. */
+static int choose_place(const struct options *options, struct buffer *base) {
+  const char *out = options->out;
+  if (out && ends_with(out, ".html")) return buffer_append(base, out, strlen(out) - strlen(".html"));
+  if (!out) out = options->argument_count == 1 ? options->arguments[0] : ".";
+  TRY(file_make_folder(out));
+  return buffer_print(base, "%s/report", out);
+}
+
+static int write_as(const struct buffer *base, const char *extension, const struct buffer *content) {
+  struct buffer path = {0};
+  int status;
+  TRY_GOTO(status, cleanup, buffer_print(&path, "%s%s", base->data, extension));
+  TRY_GOTO(status, cleanup, file_write(path.data, content->data, content->size));
+  puts(path.data);
+cleanup:
+  buffer_free(&path);
+  return status;
+}
+
+static int write_report(const struct report_run *runs, int count, const struct buffer *base) {
+  struct buffer svg = {0}, png = {0}, page = {0};
+  bool drawn;
+  int status;
+  TRY_GOTO(status, cleanup, report_plot(runs, count, PICTURE_SVG, &drawn, &svg));
+  if (drawn) TRY_GOTO(status, cleanup, report_plot(runs, count, PICTURE_PNG, &drawn, &png));
+  if (!drawn) log_warning("gnuplot is not installed: the report has no curves and no PNG (apt install gnuplot-nox)");
+  TRY_GOTO(status, cleanup, report_page(runs, count, &svg, &page));
+  TRY_GOTO(status, cleanup, write_as(base, ".html", &page));
+  if (drawn) status = write_as(base, ".png", &png);
+cleanup:
+  buffer_free(&svg);
+  buffer_free(&png);
+  buffer_free(&page);
+  return status;
+}
+
+static int report(const struct options *options) {
+  int count = options->argument_count;
+  if (count == 0) return fail(ERR_USAGE, "which run? Name the folders of one or several: qst-mpi report RUN…");
+  struct report_run *runs;
+  TRY(memory_array(&runs, (size_t)count, sizeof *runs));
+  struct buffer base = {0};
+  int status = OK;
+  for (int i = 0; i < count; i++) TRY_GOTO(status, cleanup, read_run(options->arguments[i], &runs[i]));
+  TRY_GOTO(status, cleanup, choose_place(options, &base));
+  status = write_report(runs, count, &base);
+cleanup:
+  for (int i = 0; i < count; i++) metrics_log_free(&runs[i].log);
+  free(runs);
+  buffer_free(&base);
+  return status;
+}
+
+int command_report(const struct options *options, struct comm *comm) {
+  return comm_agree(comm, comm->rank == 0 ? report(options) : OK);
+}
