@@ -4,13 +4,16 @@
  * each with the checksum of its bytes in the attribute "xxh3" (base/hash.h), object times off so that equal
  * content gives equal bytes. Root attributes "format" (name) and "version". HDF5 prints nothing itself.
  *
- * Every read checks type, rank, extent and checksum first; a damaged file is ERR_INPUT with the path and the
- * dataset's name.
+ * Before a byte of data is read or memory for it is asked for, a dataset must be reached over plain links, lie
+ * contiguously and unfiltered in this file, be of a type and rank of ours, and fit the file's size; reading it verifies
+ * the checksum. A damaged file is ERR_INPUT with the path and the dataset's name. The format is that of HDF5 1.8, whose
+ * metadata has checksums of its own. Use from one thread at a time.
  */
 #ifndef QST_IO_H5_H
 #define QST_IO_H5_H
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/types.h"
 
 enum h5_type { H5_U8, H5_U16, H5_I32, H5_I64, H5_F32 };
@@ -19,6 +22,8 @@ static inline size_t h5_type_size(enum h5_type type) {
   return type == H5_U8 ? 1 : type == H5_U16 ? 2 : type == H5_I64 ? 8 : 4;
 }
 
+const char *h5_type_name(enum h5_type type); /**< "u8", "f32", … */
+
 struct h5_file;
 
 /** Creates `path` under a temporary name. */
@@ -26,7 +31,7 @@ int h5_create(struct h5_file **out, const char *path, const char *format, int ve
 /** Flushes, closes, syncs and renames. The handle is gone afterwards, also on error (nothing is left behind). */
 int h5_publish(struct h5_file **file);
 /** Opens for reading (no locks taken: network file systems); ERR_INPUT when it is not HDF5, not `format` (says what
- *  it is instead), or a later version. `format` NULL accepts any of ours. */
+ *  it is instead), or a later version. `format` NULL accepts any of ours, of any version. */
 int h5_open(struct h5_file **out, const char *path, const char *format, int version);
 /** Closes; an unpublished file is removed. NULL-safe. */
 void h5_close(struct h5_file **file);
@@ -43,10 +48,12 @@ int h5_write_end(struct h5_file *file);
 
 bool h5_has(struct h5_file *file, const char *name);
 int h5_shape(struct h5_file *file, const char *name, enum h5_type *type, uint64_t *rows, uint64_t *cols);
+/** The checksum stored with a dataset; reads no data. */
+int h5_checksum(struct h5_file *file, const char *name, struct hash_text *out);
 /** The whole dataset, which must have this type and shape, checksum verified. */
 int h5_read(struct h5_file *file, const char *name, enum h5_type type, uint64_t rows, uint64_t cols, void *data);
 
-/** Attributes of an object ("/" or a group or dataset). */
+/** Attributes of an object ("/" or a group or dataset); setting one makes the group if nothing has that name. */
 int h5_set_text(struct h5_file *file, const char *object, const char *name, const char *text);
 int h5_set_number(struct h5_file *file, const char *object, const char *name, double value);
 int h5_set_integer(struct h5_file *file, const char *object, const char *name, int64_t value);
