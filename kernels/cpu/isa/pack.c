@@ -1,0 +1,190 @@
+/* Packing; see pack.h. Two ways in: operands contiguous along the inner dimension are transposed, a group of LANES
+ * columns at a time; operands contiguous along the columns are interleaved, two rows at a time when they are bf16. */
+#include "kernels/cpu/isa/pack.h"
+
+#include "kernels/cpu/isa/product_vector.h"
+
+#define dequantize ISA_NAME(dequantize)
+
+_Static_assert((int)LANES <= (int)STAGE_ROWS, "the scratch must hold the rows of a transposition");
+
+#if defined(__AVX512BF16__)
+/** out[s * stride + lane] = rows[lane][s] for 16 x 16 words. */
+static void transpose(const uint32_t *const *rows, int first, uint32_t *out, int stride) {
+  __m512i a[16], b[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    __m512i x = _mm512_loadu_si512(rows[i] + first), y = _mm512_loadu_si512(rows[i + 1] + first);
+    a[i] = _mm512_unpacklo_epi32(x, y);
+    a[i + 1] = _mm512_unpackhi_epi32(x, y);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    b[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
+    b[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
+    b[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
+    b[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) { /* b[i + 4 g]: steps i, i + 4, i + 8, i + 12 of rows 4 g .. 4 g + 3 */
+    __m512i low = _mm512_shuffle_i32x4(b[i], b[i + 4], 0x88), high = _mm512_shuffle_i32x4(b[i], b[i + 4], 0xdd);
+    __m512i low2 = _mm512_shuffle_i32x4(b[i + 8], b[i + 12], 0x88);
+    __m512i high2 = _mm512_shuffle_i32x4(b[i + 8], b[i + 12], 0xdd);
+    _mm512_storeu_si512(out + i * stride, _mm512_shuffle_i32x4(low, low2, 0x88));
+    _mm512_storeu_si512(out + (i + 4) * stride, _mm512_shuffle_i32x4(high, high2, 0x88));
+    _mm512_storeu_si512(out + (i + 8) * stride, _mm512_shuffle_i32x4(low, low2, 0xdd));
+    _mm512_storeu_si512(out + (i + 12) * stride, _mm512_shuffle_i32x4(high, high2, 0xdd));
+  }
+}
+#elif defined(__AVX2__)
+/** out[s * stride + lane] = rows[lane][s] for 8 x 8 words. */
+static void transpose(const uint32_t *const *rows, int first, uint32_t *out, int stride) {
+  __m256 a[8], b[8];
+  for (int i = 0; i < 8; i += 2) {
+    __m256 x = load(rows[i] + first), y = load(rows[i + 1] + first);
+    a[i] = _mm256_unpacklo_ps(x, y);
+    a[i + 1] = _mm256_unpackhi_ps(x, y);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    b[i] = _mm256_shuffle_ps(a[i], a[i + 2], 0x44);
+    b[i + 1] = _mm256_shuffle_ps(a[i], a[i + 2], 0xee);
+    b[i + 2] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0x44);
+    b[i + 3] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0xee);
+  }
+  for (int i = 0; i < 4; i++) {
+    store(out + i * stride, _mm256_permute2f128_ps(b[i], b[i + 4], 0x20));
+    store(out + (i + 4) * stride, _mm256_permute2f128_ps(b[i], b[i + 4], 0x31));
+  }
+}
+#else
+static void transpose(const uint32_t *const *rows, int first, uint32_t *out, int stride) {
+  for (int s = 0; s < LANES; s++)
+    for (int lane = 0; lane < LANES; lane++) out[s * stride + lane] = rows[lane][first + s];
+}
+#endif
+
+static void pad_words(uint32_t *out, int words, bool pairs, int count) {
+  size_t bytes = (pairs ? 2 : 4) * (size_t)count;
+  memset((char *)out + bytes, 0, 4 * (size_t)words - bytes);
+}
+
+/** `count` elements as words of a panel: pairs of bf16 as they are, or each widened to fp32; zeros up to `words`. */
+static void copy_words(uint32_t *out, int words, const void *from, enum dtype type, bool pairs, int count) {
+  if (pairs || type == DTYPE_F32) {
+    memcpy(out, from, count * dtype_size(type));
+  } else {
+    for (int i = 0; i < count; i++) out[i] = (uint32_t)((const bf16 *)from)[i] << 16;
+  }
+  pad_words(out, words, pairs, count);
+}
+
+/** Where a column of B comes from. */
+struct source {
+  const void *data; /**< its first element, or NULL when 4-bit or beyond the last column */
+  enum dtype type;
+  const struct matrix *matrix; /**< 4-bit */
+  size_t element;              /**< of the matrix */
+};
+
+static struct source find_column(const struct multiply *task, int column) {
+  if (column >= task->n) return (struct source){0};
+  if (!task->part_count) {
+    const char *data = (const char *)task->b.data + column * task->b.row_stride * dtype_size(task->b.type);
+    return (struct source){.data = data, .type = task->b.type};
+  }
+  int part = 0;
+  while (column >= task->parts[part]->rows) column -= task->parts[part++]->rows;
+  const struct matrix *matrix = task->parts[part];
+  size_t element = (size_t)column * matrix->cols;
+  if (matrix->format == WEIGHT_BF16)
+    return (struct source){.data = (const bf16 *)matrix->codes + element, .type = DTYPE_BF16};
+  return (struct source){.matrix = matrix, .element = element};
+}
+
+/** The words of elements first .. first + count of a column, in place or staged at `stage`. */
+static const uint32_t *column_words(const struct source *source, bool pairs, int first, int count, int words,
+                                    uint32_t *stage) {
+  if (source->data) {
+    const char *data = (const char *)source->data + first * dtype_size(source->type);
+    bool same = (source->type == DTYPE_BF16) == pairs;
+    if (same && steps_of(count, pairs) == words && (!pairs || count % 2 == 0))
+      return (const uint32_t *)(const void *)data;
+    copy_words(stage, words, data, source->type, pairs, count);
+  } else if (source->matrix) {
+    dequantize(stage, pairs ? DTYPE_BF16 : DTYPE_F32, source->matrix, source->element + first, count);
+    pad_words(stage, words, pairs, count);
+  } else {
+    memset(stage, 0, 4 * (size_t)words);
+  }
+  return stage;
+}
+
+static void transpose_columns(const struct source *sources, uint32_t *stage, bool pairs, int first, int count,
+                              uint32_t *out, int stride) {
+  int depth = pairs ? 2 * STAGE_STEPS : STAGE_STEPS;
+  for (int done = 0; done < count; done += depth) {
+    int part = count - done < depth ? count - done : depth, steps = steps_of(part, pairs);
+    int words = (steps + LANES - 1) / LANES * LANES;
+    const uint32_t *rows[LANES];
+    for (int lane = 0; lane < LANES; lane++)
+      rows[lane] = column_words(&sources[lane], pairs, first + done, part, words, stage + lane * STAGE_STEPS);
+    for (int s = 0; s < words; s += LANES) transpose(rows, s, out + (size_t)s * stride, stride);
+    out += (size_t)steps * stride;
+  }
+}
+
+/** `count` words of a step: elements of one row widened, or pairs of two rows (`second` NULL: zero). */
+static void interleave(uint32_t *out, const void *row, const void *second, enum dtype type, bool pairs, int count) {
+  if (type == DTYPE_F32) {
+    memcpy(out, row, 4 * (size_t)count);
+    return;
+  }
+  const bf16 *low = row, *high = second;
+  if (!pairs) {
+    for (int i = 0; i < count; i++) out[i] = (uint32_t)low[i] << 16;
+  } else if (high) {
+    for (int i = 0; i < count; i++) out[i] = low[i] | (uint32_t)high[i] << 16;
+  } else {
+    for (int i = 0; i < count; i++) out[i] = low[i];
+  }
+}
+
+/** out[step][width], from rows of the inner dimension; zeros in the columns from `count` on. */
+static void interleave_steps(const struct operand *operand, bool pairs, int column, int columns, int width, int first,
+                             int count, uint32_t *out) {
+  size_t size = dtype_size(operand->type), stride = operand->step_stride * size;
+  const char *row = (const char *)operand->data + column * size + first * stride;
+  int group = pairs ? 2 : 1;
+  for (int i = 0; i < count; i += group, row += group * stride, out += width) {
+    interleave(out, row, i + 1 < count ? row + stride : NULL, operand->type, pairs, columns);
+    for (int j = columns; j < width; j++) out[j] = 0;
+  }
+}
+
+void pack_panel(const struct multiply *task, struct multiply_scratch *scratch, bool pairs, int column, int width,
+                int first, int count) {
+  if (!task->part_count && task->b.step_stride != 1) {
+    int columns = task->n - column < width ? task->n - column : width;
+    interleave_steps(&task->b, pairs, column, columns, width, first, count, scratch->panel);
+    return;
+  }
+  for (int group = 0; group < width; group += LANES) {
+    struct source sources[LANES];
+    for (int lane = 0; lane < LANES; lane++) sources[lane] = find_column(task, column + group + lane);
+    transpose_columns(sources, scratch->rows, pairs, first, count, scratch->panel + group, width);
+  }
+}
+
+void pack_tile(const struct multiply *task, struct multiply_scratch *scratch, bool pairs, int row, int rows, int first,
+               int count) {
+  const struct operand *a = &task->a;
+  if (a->step_stride != 1) {
+    interleave_steps(a, pairs, row, rows, TILE_ROWS, first, count, scratch->tile);
+    return;
+  }
+  int steps = steps_of(count, pairs);
+  for (int r = 0; r < rows; r++) {
+    const char *data = (const char *)a->data + ((row + r) * a->row_stride + first) * dtype_size(a->type);
+    copy_words(scratch->tile + (size_t)r * steps, steps, data, a->type, pairs, count);
+  }
+}
