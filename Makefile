@@ -10,14 +10,15 @@ PREFIX ?= /usr/local
 V ?= 0
 Q := $(if $(filter 1,$(V)),,@)
 
-# Libraries. A cluster's env.sh may set any of these after loading its modules.
+# Libraries. A cluster's env.sh may set any of these after loading its modules. Each is asked for once, when first needed.
 PKG := pkg-config
-MPI_CFLAGS ?= $(shell $(PKG) --cflags ompi-c 2>/dev/null || mpicc --showme:compile)
-MPI_LIBS ?= $(shell $(PKG) --libs ompi-c 2>/dev/null || mpicc --showme:link)
-HDF5_CFLAGS ?= $(shell $(PKG) --cflags hdf5-openmpi 2>/dev/null || $(PKG) --cflags hdf5)
-HDF5_LIBS ?= $(shell $(PKG) --libs hdf5-openmpi 2>/dev/null || $(PKG) --libs hdf5)
-OTHER_CFLAGS ?= $(shell $(PKG) --cflags jansson libpcre2-8 libutf8proc libxxhash)
-OTHER_LIBS ?= $(shell $(PKG) --libs jansson libpcre2-8 libutf8proc libxxhash) -ldnnl
+once = $(eval $(1) := $$(shell $(2)))$($(1))
+MPI_CFLAGS ?= $(call once,MPI_CFLAGS,$(PKG) --cflags ompi-c 2>/dev/null || mpicc --showme:compile)
+MPI_LIBS ?= $(call once,MPI_LIBS,$(PKG) --libs ompi-c 2>/dev/null || mpicc --showme:link)
+HDF5_CFLAGS ?= $(call once,HDF5_CFLAGS,$(PKG) --cflags hdf5-openmpi 2>/dev/null || $(PKG) --cflags hdf5)
+HDF5_LIBS ?= $(call once,HDF5_LIBS,$(PKG) --libs hdf5-openmpi 2>/dev/null || $(PKG) --libs hdf5)
+OTHER_CFLAGS ?= $(call once,OTHER_CFLAGS,$(PKG) --cflags jansson libpcre2-8 libutf8proc libxxhash)
+OTHER_LIBS ?= $(call once,OTHER_LIBS,$(PKG) --libs jansson libpcre2-8 libutf8proc libxxhash) -ldnnl
 
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wstrict-prototypes -Wmissing-prototypes
 SAN_address := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1
@@ -28,6 +29,7 @@ LIBS := $(MPI_LIBS) $(HDF5_LIBS) $(OTHER_LIBS) -lm
 
 # kernels/cpu/isa/ is compiled once for each instruction set; the device chooses when it opens.
 ISAS := plain avx2 avx512
+ISA_FLAGS := -ffp-contract=fast -fno-math-errno -fno-trapping-math
 ISA_plain :=
 ISA_avx2 := -mavx2 -mfma -mf16c -mprefer-vector-width=256
 ISA_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mavx512vbmi -mfma -mprefer-vector-width=512
@@ -60,7 +62,7 @@ define ISA_RULE
 $(BUILD)/kernels/cpu/isa/%.$(1).o: kernels/cpu/isa/%.c
 	$$(if $$(filter 1,$$(V)),,@echo "cc   $$< ($(1))")
 	@mkdir -p $$(@D)
-	$$(Q)$$(CC) $$(BASE_CFLAGS) $$(CFLAGS) $$(ISA_$(1)) -DCPU_ISA=$(1) -c -o $$@ $$<
+	$$(Q)$$(CC) $$(BASE_CFLAGS) $$(CFLAGS) $$(ISA_FLAGS) $$(ISA_$(1)) -DCPU_ISA=$(1) -c -o $$@ $$<
 endef
 $(foreach isa,$(ISAS),$(eval $(call ISA_RULE,$(isa))))
 
@@ -68,6 +70,92 @@ $(BUILD)/tests/%: tests/%.c $(LIBRARY)
 	$(if $(filter 1,$(V)),,@echo "test $@")
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(BASE_CFLAGS) $(CFLAGS) -o $@ $< $(LIBRARY) $(LDFLAGS) $(LIBS)
+
+# ---- tests and checks ---------------------------------------------------------------------------------------
+
+.PHONY: test check
+test: ## install what is missing, build and run the tests (search=TEXT: those whose name contains it)
+	$(Q)./env.sh
+	$(Q)$(MAKE) --no-print-directory check
+
+# Scripts need the program; what search does not ask for is not built.
+SELECTED = $(foreach t,$(TEST_PROGRAMS),$(if $(findstring $(search),$(notdir $t)),$t))
+check: $(SELECTED) $(if $(wildcard tests/*$(search)*.sh),$(PROGRAM))
+	$(Q)BUILD=$(BUILD) TIME_FACTOR=$(if $(SAN),5,1) tests/run $(search)
+
+# A fuzz target tests/fuzz/fuzz_NAME.c starts from the files its own source names: // SEEDS tests/fixtures/x*.json
+FUZZ_SECONDS ?= 15
+FUZZ_BUILD := build/fuzz
+FUZZ_CFLAGS := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -O1
+FUZZ_TARGETS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+
+.PHONY: fuzz fuzz-build $(FUZZ_TARGETS)
+fuzz: ## run each fuzz target for FUZZ_SECONDS (clang)
+	$(Q)$(MAKE) --no-print-directory fuzz-build CC=clang BUILD=$(FUZZ_BUILD) CFLAGS="$(FUZZ_CFLAGS)"
+	$(Q)for target in $(foreach t,$(FUZZ_TARGETS),$(if $(findstring $(search),$t),$t)); do \
+	  tests/fuzz/run $(FUZZ_BUILD)/tests/fuzz/$$target $(FUZZ_SECONDS) || exit 1; done
+
+fuzz-build: $(FUZZ_TARGETS:%=$(BUILD)/tests/fuzz/%)
+
+$(BUILD)/tests/fuzz/%: tests/fuzz/%.c $(LIBRARY)
+	$(if $(filter 1,$(V)),,@echo "fuzz $@")
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(BASE_CFLAGS) $(CFLAGS) -fsanitize=fuzzer -o $@ $< $(LIBRARY) $(LDFLAGS) $(LIBS)
+
+C_FILES = $(shell find src kernels comm io tests -name '*.[ch]' | sort)
+
+.PHONY: format format-check tidy
+format: ## lay out the C files with clang-format
+	$(Q)clang-format -i $(C_FILES)
+
+format-check: ## fail if `make format` would change a file
+	$(Q)clang-format --dry-run -Werror $(C_FILES)
+
+tidy: ## clang-tidy on the C files (search=TEXT: those whose path contains it)
+	$(Q)printf '%s\n' $(foreach f,$(SOURCES),$(if $(findstring $(search),$f),$f)) | \
+	  xargs -P "$$(nproc)" -n 4 sh -c 'clang-tidy --quiet "$$@" -- $(filter-out -MMD -MP,$(BASE_CFLAGS)) 2>/dev/null' tidy
+
+# ---- use ----------------------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: ## install what is missing, build, and finetune a real model on two ranks (about 10 minutes)
+	$(Q)./env.sh
+	$(Q)$(MAKE) --no-print-directory all
+	$(Q)BUILD=$(BUILD) benchmarks/demo/demo.sh
+
+$(BUILD)/qst-mpi.1: $(PROGRAM)
+	$(Q)$(PROGRAM) help --man >$@
+
+$(BUILD)/qst-mpi.bash: $(PROGRAM)
+	$(Q)$(PROGRAM) help --completion >$@
+
+.PHONY: man install
+man: $(BUILD)/qst-mpi.1 ## make the man page (build/qst-mpi.1)
+
+install: $(PROGRAM) $(BUILD)/qst-mpi.1 $(BUILD)/qst-mpi.bash ## install under PREFIX (/usr/local); DESTDIR is honoured
+	install -D -m 755 $(PROGRAM) $(DESTDIR)$(PREFIX)/bin/qst-mpi
+	install -D -m 644 $(BUILD)/qst-mpi.1 $(DESTDIR)$(PREFIX)/share/man/man1/qst-mpi.1
+	install -D -m 644 $(BUILD)/qst-mpi.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/qst-mpi
+
+# ---- about --------------------------------------------------------------------------------------------------
+
+.PHONY: help info
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo "Variables: CC, CFLAGS, LDFLAGS, PREFIX, DESTDIR, BUILD, V=1 (show commands), SAN=address|thread, search=TEXT"
+
+info: ## what this build is made of
+	@echo "compiler  $$($(CC) --version | head -n 1)"
+	@echo "MPI       $$(mpirun --version 2>/dev/null | head -n 1)"
+	@echo "HDF5      $$($(PKG) --modversion hdf5-openmpi 2>/dev/null || $(PKG) --modversion hdf5)"
+	@echo "oneDNN    $$(printf '#include <oneapi/dnnl/dnnl_version.h>\nDNNL_VERSION_MAJOR.DNNL_VERSION_MINOR' | \
+	  $(CC) $(OTHER_CFLAGS) -E -P - | tail -n 1 | tr -d ' ')"
+	@echo "flags     $(BASE_CFLAGS) $(CFLAGS)"
+	@echo "libraries $(LIBS)"
+	@echo "tests     $(words $(TEST_PROGRAMS)) programs"
+
+print-%: ## print-NAME prints the variable NAME
+	@echo '$($*)'
 
 .PHONY: clean
 clean: ## remove everything that was built
