@@ -77,18 +77,21 @@ struct tile_set {
 #if defined(__AVX512BF16__)
 TILES(8, 3)
 TILES(4, 3)
-TILES(2, 3) TILES(1, 3) TILES(12, 2) TILES(6, 2) TILES(2, 2) TILES(1, 2) TILES(12, 1) TILES(6, 1) TILES(2, 1)
+TILES(2, 3)
+TILES(1, 3) TILES(12, 2) TILES(6, 2) TILES(2, 2) TILES(1, 2) TILES(12, 1) TILES(6, 1) TILES(2, 1)
     TILES(1, 1) static const
     struct tile_set tile_sets[VECTORS] = {TILE_SET(1, 12, 6, 2, 1), TILE_SET(2, 12, 6, 2, 1), TILE_SET(3, 8, 4, 2, 1)};
 #elif defined(__AVX2__)
 TILES(6, 2)
 TILES(3, 2)
-TILES(2, 2) TILES(1, 2) TILES(12, 1) TILES(6, 1) TILES(2, 1) TILES(1, 1) static const
+TILES(2, 2)
+TILES(1, 2) TILES(12, 1) TILES(6, 1) TILES(2, 1) TILES(1, 1) static const
     struct tile_set tile_sets[VECTORS] = {TILE_SET(1, 12, 6, 2, 1), TILE_SET(2, 6, 3, 2, 1)};
 #else
 TILES(4, 2)
 TILES(3, 2)
-TILES(2, 2) TILES(1, 2) TILES(4, 1) TILES(3, 1) TILES(2, 1) TILES(1, 1) static const
+TILES(2, 2)
+TILES(1, 2) TILES(4, 1) TILES(3, 1) TILES(2, 1) TILES(1, 1) static const
     struct tile_set tile_sets[VECTORS] = {TILE_SET(1, 4, 3, 2, 1), TILE_SET(2, 4, 3, 2, 1)};
 #endif
 
