@@ -11,6 +11,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "base/options.h"
 #include "io/h5_internal.h"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "datasets are read into memory as they are");
@@ -217,6 +218,14 @@ int h5_open(struct h5_file **out, const char *path, const char *format, int vers
 failed:
   h5_close(out);
   return status;
+}
+
+const char *h5_libraries(void) {
+  static char text[96];
+  unsigned major = 0, minor = 0, release = 0;
+  H5get_libversion(&major, &minor, &release);
+  snprintf(text, sizeof text, "qst-mpi %s, HDF5 %u.%u.%u", QST_VERSION, major, minor, release);
+  return text;
 }
 
 const char *h5_path(const struct h5_file *file) {

@@ -24,6 +24,9 @@ static inline size_t h5_type_size(enum h5_type type) {
 
 const char *h5_type_name(enum h5_type type); /**< "u8", "f32", … */
 
+/** Names and versions of what wrote a file, for provenance. */
+const char *h5_libraries(void);
+
 struct h5_file;
 
 /** Creates `path` under a temporary name. */
