@@ -10,6 +10,7 @@
 #ifndef QST_IO_CHECKPOINT_H
 #define QST_IO_CHECKPOINT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/memory.h"
@@ -35,6 +36,9 @@ struct checkpoint_state {
 int checkpoint_write(const char *path, const struct checkpoint_state *state, const struct named_tensor *tensors,
                      int count);
 
+/** OK when `path` is a checkpoint of ours whose datasets are all there with the checksums they were written with. */
+int checkpoint_verify(const char *path);
+
 struct checkpoint;
 /** Opens a checkpoint or a safetensors file; a folder (a run) means its "latest". */
 int checkpoint_open(struct checkpoint **out, const char *path);
@@ -43,6 +47,10 @@ void checkpoint_close(struct checkpoint **checkpoint);
 const struct checkpoint_state *checkpoint_state(const struct checkpoint *checkpoint);
 /** Shape of a tensor; rows = 0 when it has none of that name. */
 int checkpoint_shape(struct checkpoint *checkpoint, const char *name, int64_t *rows, int64_t *cols);
+/** Every tensor of the side network in name order; stops at the first status other than OK. */
+int checkpoint_each(struct checkpoint *checkpoint,
+                    int (*visit)(void *context, const char *name, int64_t rows, int64_t cols), void *context);
+bool checkpoint_has_moments(struct checkpoint *checkpoint); /**< the optimizer's m and v are in it */
 /** Reads `count` tensors of exactly these names and shapes; ERR_INPUT names what is missing, superfluous or of another
  *  shape. m and v are read where not NULL. */
 int checkpoint_read(struct checkpoint *checkpoint, struct named_tensor *tensors, int count);
