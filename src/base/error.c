@@ -23,14 +23,15 @@ int fail(enum status status, const char *format, ...) {
 
 int fail_at(int status, const char *format, ...) {
   if (status == OK) return OK;
-  char line[ERROR_LINE];
+  char before[ERROR_LINE];
+  memcpy(before, message, sizeof before);
   va_list arguments;
   va_start(arguments, format);
-  vsnprintf(line, sizeof line, format, arguments);
+  vsnprintf(message, sizeof message, format, arguments);
   va_end(arguments);
-  size_t used = strlen(line);
-  snprintf(line + used, sizeof line - used, ": %s", message);
-  memcpy(message, line, sizeof message);
+  strncat(message, ": ", sizeof message - 1 - strlen(message));
+  strncat(message, before, sizeof message - 1 - strlen(message));
+  hide_control_characters(message);
   return status;
 }
 

@@ -1,7 +1,5 @@
 #include "base/option_table.h"
 
-#include <string.h>
-
 #define QUANTIZE    IN(COMMAND_QUANTIZE)
 #define TOKENIZE    IN(COMMAND_TOKENIZE)
 #define TRAIN       IN(COMMAND_TRAIN)
@@ -501,9 +499,3 @@ const struct option option_table[] = {
 };
 const int option_count = sizeof option_table / sizeof option_table[0];
 _Static_assert(sizeof option_table / sizeof option_table[0] <= OPTION_LIMIT, "raise OPTION_LIMIT");
-
-const struct option *option_find(const char *name, unsigned commands) {
-  for (int i = 0; i < option_count; i++)
-    if ((option_table[i].commands & commands) && strcmp(option_table[i].name, name) == 0) return &option_table[i];
-  return NULL;
-}

@@ -1,13 +1,19 @@
-/* Words: the nearest name, and values quoted in a config file. */
+/* Words: looking up names, the nearest name, and values quoted in a config file. */
 #include "base/option_words.h"
 
 #include <stdbool.h>
 #include <string.h>
 
 #include "base/error.h"
-#include "base/options.h"
+#include "base/option_table.h"
 
 enum { LONGEST_WORD = 63 };
+
+const struct option *option_find(const char *name, unsigned commands) {
+  for (int i = 0; i < option_count; i++)
+    if ((option_table[i].commands & commands) && strcmp(option_table[i].name, name) == 0) return &option_table[i];
+  return NULL;
+}
 
 static int smaller(int a, int b) {
   return a < b ? a : b;
