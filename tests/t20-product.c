@@ -29,7 +29,9 @@ static uint64_t random_bits(void) {
   return random_state * 0x2545f4914f6cdd1du >> 32;
 }
 
-static float random_value(void) { return (float)random_bits() * 0x1p-31f - 1; }
+static float random_value(void) {
+  return (float)random_bits() * 0x1p-31f - 1;
+}
 
 /* ---- operands and results
  * -------------------------------------------------------------------------------
@@ -72,10 +74,8 @@ struct result {
   enum dtype type;
 };
 
-static struct result result_make(size_t count, enum dtype type,
-                                 const struct operand *initial) {
-  struct result y = {
-      .count = count, .type = type, .initial = initial ? initial->data : NULL};
+static struct result result_make(size_t count, enum dtype type, const struct operand *initial) {
+  struct result y = {.count = count, .type = type, .initial = initial ? initial->data : NULL};
   CHECK_OK(memory_array(&y.memory, count * dtype_size(type) + 2 * GUARD, 1));
   CHECK_OK(memory_array(&y.first, count * dtype_size(type) + 1, 1));
   y.data = y.memory + GUARD;
@@ -93,40 +93,50 @@ static void result_prepare(struct result *y) {
 
 static void result_inspect(struct result *y, int run) {
   size_t bytes = y->count * dtype_size(y->type);
-  for (int i = 0; i < GUARD; i++)
-    CHECK(y->memory[i] == (char)0xa5 &&
-          y->memory[GUARD + bytes + i] == (char)0xa5);
-  if (run == 0)
-    memcpy(y->first, y->data, bytes);
+  for (int i = 0; i < GUARD; i++) CHECK(y->memory[i] == (char)0xa5 && y->memory[GUARD + bytes + i] == (char)0xa5);
+  if (run == 0) memcpy(y->first, y->data, bytes);
   CHECK(memcmp(y->first, y->data, bytes) == 0);
 }
 
-/** Compares with a product of inner length `depth`, and frees. The bound: one
- * rounding of the result, and fp32 sums whose errors grow like the square root
- * of their length. */
-static void result_finish(struct result *y, const float *want, int depth,
-                          const char *what) {
+/** What a result should be, and for each element the sum of its terms' magnitudes. */
+struct expected {
+  float *values, *magnitudes;
+  size_t count;
+};
+
+static double norm(const float *x, const float *minus, size_t count) {
+  double sum = 0;
+  for (size_t i = 0; i < count; i++) {
+    double value = (double)x[i] - (minus ? (double)minus[i] : 0);
+    sum += value * value;
+  }
+  return sqrt(sum);
+}
+
+/** Compares and frees both. The bound: one rounding of the result, and those of an fp32 sum. */
+static void result_finish(struct result *y, struct expected want, const char *what) {
   float *got;
   CHECK_OK(memory_array(&got, y->count + 1, sizeof *got));
   for (size_t i = 0; i < y->count; i++)
-    got[i] = y->type == DTYPE_BF16 ? bf16_to_float(((bf16 *)y->first)[i])
-                                   : ((float *)y->first)[i];
-  double bound =
-      (y->type == DTYPE_BF16 ? 0x1p-8 : 0x1p-22) + 0x1p-23 * sqrt(depth);
+    got[i] = y->type == DTYPE_BF16 ? bf16_to_float(((bf16 *)y->first)[i]) : ((float *)y->first)[i];
+  double bound = (y->type == DTYPE_BF16 ? 0x1p-8 : 0x1p-23) * norm(want.values, NULL, y->count) +
+                 0x1p-22 * norm(want.magnitudes, NULL, y->count);
+  double error = norm(got, want.values, y->count);
   int failed = checks_failed;
-  CHECK_NEAR(got, want, y->count, bound);
-  if (checks_failed > failed)
-    fprintf(stderr, "  in %s\n", what);
+  CHECK(want.count == y->count && error <= bound);
+  if (checks_failed > failed) fprintf(stderr, "  %s: off by %.3g, bound %.3g\n", what, error, bound);
+  free(want.values);
+  free(want.magnitudes);
   free(got);
   free(y->memory);
   free(y->first);
 }
 
-#define RUN_ON_ALL(fixture, name, y, arguments)                                \
-  for (int run_ = 0; run_ < DEVICES; run_++) {                                 \
-    result_prepare(y);                                                         \
-    CHECK_OK(device_##name((fixture)->devices[run_], (arguments)));            \
-    result_inspect((y), run_);                                                 \
+#define RUN_ON_ALL(fixture, name, y, arguments)                     \
+  for (int run_ = 0; run_ < DEVICES; run_++) {                      \
+    result_prepare(y);                                              \
+    CHECK_OK(device_##name((fixture)->devices[run_], (arguments))); \
+    result_inspect((y), run_);                                      \
   }
 
 /** Element (i, k) of an operand at i * row + k * step. */
@@ -135,19 +145,30 @@ struct view {
   size_t row, step;
 };
 
-/** want[m, n] = a[m, k] · b[n, k]ᵀ + bias + residual in float64. */
-static float *reference(int m, int n, int k, struct view a, struct view b,
-                        const float *bias, const float *residual) {
-  float *want;
-  CHECK_OK(memory_array(&want, (size_t)m * n + 1, sizeof *want));
+static struct expected expected_make(size_t count) {
+  struct expected want = {.count = count};
+  CHECK_OK(memory_array(&want.values, count + 1, sizeof(float)));
+  CHECK_OK(memory_array(&want.magnitudes, count + 1, sizeof(float)));
+  return want;
+}
+
+/** [m, n] = a[m, k] · b[n, k]ᵀ + bias + residual in float64. */
+static struct expected reference(int m, int n, int k, struct view a, struct view b, const float *bias,
+                                 const float *residual) {
+  struct expected want = expected_make((size_t)m * n);
   for (int i = 0; i < m; i++)
     for (int j = 0; j < n; j++) {
-      double sum =
-          (bias ? bias[j] : 0) + (residual ? residual[(size_t)i * n + j] : 0);
+      size_t place = (size_t)i * n + j;
+      double add = bias ? bias[j] : 0, more = residual ? residual[place] : 0;
+      double sum = add + more, magnitude = fabs(add) + fabs(more);
       const float *x = a.values + i * a.row, *w = b.values + j * b.row;
-      for (int s = 0; s < k; s++)
-        sum += (double)x[s * a.step] * (double)w[s * b.step];
-      want[(size_t)i * n + j] = (float)sum;
+      for (int s = 0; s < k; s++) {
+        double term = (double)x[s * a.step] * (double)w[s * b.step];
+        sum += term;
+        magnitude += fabs(term);
+      }
+      want.values[place] = (float)sum;
+      want.magnitudes[place] = (float)magnitude;
     }
   return want;
 }
@@ -165,22 +186,16 @@ static void matrix_free(struct matrix *w) {
 
 /** Random weights, and in `values` what they are once dequantized to the
  * activation type. */
-static struct matrix matrix_random(enum weight_format format,
-                                   bool double_quantized, int rows, int cols,
-                                   enum dtype act, float *values) {
-  struct matrix w = {.format = format,
-                     .double_quantized =
-                         double_quantized && format != WEIGHT_BF16,
-                     .rows = rows,
-                     .cols = cols};
+static struct matrix matrix_random(enum weight_format format, bool double_quantized, int rows, int cols, enum dtype act,
+                                   float *values) {
+  struct matrix w = {
+      .format = format, .double_quantized = double_quantized && format != WEIGHT_BF16, .rows = rows, .cols = cols};
   size_t count = matrix_elements(&w);
-  struct operand random =
-      operand_random(count, format == WEIGHT_BF16 ? DTYPE_BF16 : DTYPE_F32);
+  struct operand random = operand_random(count, format == WEIGHT_BF16 ? DTYPE_BF16 : DTYPE_F32);
   CHECK_OK(memory_array(&w.codes, matrix_code_bytes(&w), 1));
   CHECK_OK(memory_array(&w.scales, matrix_blocks(&w) + 1, sizeof(float)));
   CHECK_OK(memory_array(&w.scale_codes, matrix_blocks(&w) + 1, 1));
-  CHECK_OK(memory_array(&w.scale_scales, matrix_scale_blocks(&w) + 1,
-                        sizeof(float)));
+  CHECK_OK(memory_array(&w.scale_scales, matrix_scale_blocks(&w) + 1, sizeof(float)));
   if (format == WEIGHT_BF16) {
     memcpy(w.codes, random.data, 2 * count);
     memcpy(values, random.values, count * sizeof(float));
@@ -188,8 +203,7 @@ static struct matrix matrix_random(enum weight_format format,
     CHECK_OK(quantize_matrix(&w, random.values));
     CHECK_OK(dequantize_matrix(values, &w));
     if (act == DTYPE_BF16)
-      for (size_t i = 0; i < count; i++)
-        values[i] = bf16_to_float(float_to_bf16(values[i]));
+      for (size_t i = 0; i < count; i++) values[i] = bf16_to_float(float_to_bf16(values[i]));
   }
   operand_free(&random);
   return w;
@@ -202,58 +216,40 @@ struct linear_case {
   int rows, cols, parts[FROZEN_PARTS];
 };
 
-static void test_frozen_linear(struct fixture *fixture,
-                               const struct linear_case *c) {
+static void test_frozen_linear(struct fixture *fixture, const struct linear_case *c) {
   int n = c->parts[0] + c->parts[1] + c->parts[2], filled = 0;
   struct matrix parts[FROZEN_PARTS];
   float *values;
   CHECK_OK(memory_array(&values, (size_t)n * c->cols, sizeof *values));
-  struct operand x = operand_random((size_t)c->rows * c->cols, fixture->act),
-                 bias = operand_random(n, DTYPE_F32);
+  struct operand x = operand_random((size_t)c->rows * c->cols, fixture->act), bias = operand_random(n, DTYPE_F32);
   struct operand residual = operand_random((size_t)c->rows * n, fixture->act);
-  struct result y = result_make((size_t)c->rows * n, fixture->act,
-                                c->residual == 2 ? &residual : NULL);
-  struct frozen_linear_args arguments = {.y = y.data,
-                                         .x = x.data,
-                                         .rows = c->rows,
-                                         .bias = c->bias ? bias.data : NULL};
-  arguments.residual = c->residual == 1   ? residual.data
-                       : c->residual == 2 ? y.data
-                                          : NULL;
-  for (; arguments.part_count < FROZEN_PARTS && c->parts[arguments.part_count];
-       arguments.part_count++) {
+  struct result y = result_make((size_t)c->rows * n, fixture->act, c->residual == 2 ? &residual : NULL);
+  struct frozen_linear_args arguments = {.y = y.data, .x = x.data, .rows = c->rows, .bias = c->bias ? bias.data : NULL};
+  arguments.residual = c->residual == 1 ? residual.data : c->residual == 2 ? y.data : NULL;
+  for (; arguments.part_count < FROZEN_PARTS && c->parts[arguments.part_count]; arguments.part_count++) {
     int i = arguments.part_count;
-    parts[i] =
-        matrix_random(c->format, c->double_quantized, c->parts[i], c->cols,
-                      fixture->act, values + (size_t)filled * c->cols);
+    parts[i] = matrix_random(c->format, c->double_quantized, c->parts[i], c->cols, fixture->act,
+                             values + (size_t)filled * c->cols);
     arguments.parts[i] = &parts[i];
     filled += c->parts[i];
   }
   RUN_ON_ALL(fixture, frozen_linear, &y, &arguments);
-  float *want =
-      reference(c->rows, n, c->cols, (struct view){x.values, c->cols, 1},
-                (struct view){values, c->cols, 1}, c->bias ? bias.values : NULL,
-                c->residual ? residual.values : NULL);
-  result_finish(&y, want, c->cols, "frozen_linear");
-  for (int i = 0; i < arguments.part_count; i++)
-    matrix_free(&parts[i]);
+  struct expected want =
+      reference(c->rows, n, c->cols, (struct view){x.values, c->cols, 1}, (struct view){values, c->cols, 1},
+                c->bias ? bias.values : NULL, c->residual ? residual.values : NULL);
+  result_finish(&y, want, "frozen_linear");
+  for (int i = 0; i < arguments.part_count; i++) matrix_free(&parts[i]);
   operand_free(&x);
   operand_free(&bias);
   operand_free(&residual);
   free(values);
-  free(want);
 }
 
 static void test_frozen_linears(struct fixture *fixture) {
-  static const int shapes[][4] = {{64, 48, 16, 16},
-                                  {36, 37, 5, 0},
-                                  {576, 96, 0, 0},
-                                  {131, 51, 50, 3},
-                                  {4999, 7, 0, 0}};
+  static const int shapes[][4] = {{64, 48, 16, 16}, {36, 37, 5, 0}, {576, 96, 0, 0}, {131, 51, 50, 3}, {4999, 7, 0, 0}};
   static const int rows[] = {1, 2, 7, 25, 64, 131};
   for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
-    for (enum weight_format format = WEIGHT_NF4; format <= WEIGHT_BF16;
-         format++) {
+    for (enum weight_format format = WEIGHT_NF4; format <= WEIGHT_BF16; format++) {
       struct linear_case c = {format,
                               random_bits() % 2,
                               random_bits() % 2,
@@ -265,35 +261,26 @@ static void test_frozen_linears(struct fixture *fixture) {
     }
 }
 
-static void test_head(struct fixture *fixture, int rows, int vocabulary,
-                      int hidden) {
+static void test_head(struct fixture *fixture, int rows, int vocabulary, int hidden) {
   float *values;
   CHECK_OK(memory_array(&values, (size_t)vocabulary * hidden, sizeof *values));
-  struct matrix w = matrix_random(WEIGHT_BF16, false, vocabulary, hidden,
-                                  fixture->act, values);
+  struct matrix w = matrix_random(WEIGHT_BF16, false, vocabulary, hidden, fixture->act, values);
   struct operand x = operand_random((size_t)rows * hidden, fixture->act);
   struct operand dy = operand_random((size_t)rows * vocabulary, fixture->act);
 
-  struct result logits =
-      result_make((size_t)rows * vocabulary, DTYPE_F32, NULL);
-  struct frozen_logits_args forward = {
-      .logits = logits.data, .x = x.data, .weight = &w, .rows = rows};
+  struct result logits = result_make((size_t)rows * vocabulary, DTYPE_F32, NULL);
+  struct frozen_logits_args forward = {.logits = logits.data, .x = x.data, .weight = &w, .rows = rows};
   RUN_ON_ALL(fixture, frozen_logits, &logits, &forward);
-  float *want =
-      reference(rows, vocabulary, hidden, (struct view){x.values, hidden, 1},
-                (struct view){values, hidden, 1}, NULL, NULL);
-  result_finish(&logits, want, hidden, "frozen_logits");
-  free(want);
+  struct expected want = reference(rows, vocabulary, hidden, (struct view){x.values, hidden, 1},
+                                   (struct view){values, hidden, 1}, NULL, NULL);
+  result_finish(&logits, want, "frozen_logits");
 
   struct result dx = result_make((size_t)rows * hidden, fixture->act, NULL);
-  struct frozen_input_grad_args backward = {
-      .dx = dx.data, .dy = dy.data, .weight = &w, .rows = rows};
+  struct frozen_input_grad_args backward = {.dx = dx.data, .dy = dy.data, .weight = &w, .rows = rows};
   RUN_ON_ALL(fixture, frozen_input_grad, &dx, &backward);
-  want = reference(rows, hidden, vocabulary,
-                   (struct view){dy.values, vocabulary, 1},
-                   (struct view){values, 1, hidden}, NULL, NULL);
-  result_finish(&dx, want, vocabulary, "frozen_input_grad");
-  free(want);
+  want = reference(rows, hidden, vocabulary, (struct view){dy.values, vocabulary, 1}, (struct view){values, 1, hidden},
+                   NULL, NULL);
+  result_finish(&dx, want, "frozen_input_grad");
   operand_free(&x);
   operand_free(&dy);
   matrix_free(&w);
@@ -304,15 +291,12 @@ static void test_head(struct fixture *fixture, int rows, int vocabulary,
 static void test_rows_alone(struct fixture *fixture) {
   enum { ROWS = 37, CLASSES = 100, HIDDEN = 96 };
   float values[CLASSES * HIDDEN], together[ROWS * CLASSES], alone[CLASSES];
-  struct matrix w =
-      matrix_random(WEIGHT_BF16, false, CLASSES, HIDDEN, fixture->act, values);
+  struct matrix w = matrix_random(WEIGHT_BF16, false, CLASSES, HIDDEN, fixture->act, values);
   struct operand x = operand_random(ROWS * HIDDEN, fixture->act);
-  struct frozen_logits_args arguments = {
-      .logits = together, .x = x.data, .weight = &w, .rows = ROWS};
+  struct frozen_logits_args arguments = {.logits = together, .x = x.data, .weight = &w, .rows = ROWS};
   CHECK_OK(device_frozen_logits(fixture->devices[1], &arguments));
   for (int row = 0; row < ROWS; row++) {
-    arguments =
-        (struct frozen_logits_args){.logits = alone, .weight = &w, .rows = 1};
+    arguments = (struct frozen_logits_args){.logits = alone, .weight = &w, .rows = 1};
     arguments.x = (char *)x.data + row * HIDDEN * dtype_size(fixture->act);
     CHECK_OK(device_frozen_logits(fixture->devices[1], &arguments));
     CHECK(memcmp(alone, together + row * CLASSES, sizeof alone) == 0);
@@ -323,25 +307,21 @@ static void test_rows_alone(struct fixture *fixture) {
 
 static void test_embed(struct fixture *fixture) {
   enum { ROWS = 19, VOCABULARY = 50, HIDDEN = 33 };
-  float values[VOCABULARY * HIDDEN], want[ROWS * HIDDEN];
-  struct matrix w = matrix_random(WEIGHT_BF16, false, VOCABULARY, HIDDEN,
-                                  fixture->act, values);
+  float values[VOCABULARY * HIDDEN];
+  struct expected want = expected_make(ROWS * HIDDEN);
+  struct matrix w = matrix_random(WEIGHT_BF16, false, VOCABULARY, HIDDEN, fixture->act, values);
   int32_t tokens[ROWS];
   for (int t = 0; t < ROWS; t++) {
     tokens[t] = (int32_t)(random_bits() % VOCABULARY);
-    memcpy(want + t * HIDDEN, values + tokens[t] * HIDDEN,
-           sizeof(float) * HIDDEN);
+    memcpy(want.values + t * HIDDEN, values + tokens[t] * HIDDEN, sizeof(float) * HIDDEN);
   }
   struct result y = result_make(ROWS * HIDDEN, fixture->act, NULL);
-  struct embed_args arguments = {
-      .y = y.data, .table = &w, .tokens = tokens, .rows = ROWS};
+  struct embed_args arguments = {.y = y.data, .table = &w, .tokens = tokens, .rows = ROWS};
   RUN_ON_ALL(fixture, embed, &y, &arguments);
-  result_finish(&y, want, 0, "embed");
+  result_finish(&y, want, "embed");
   bf16 row[HIDDEN * 2];
-  arguments = (struct embed_args){
-      .y = row, .table = &w, .tokens = (int32_t[]){VOCABULARY}, .rows = 1};
-  CHECK_FAILS(ERR_INTERNAL, "vocabulary",
-              device_embed(fixture->devices[0], &arguments));
+  arguments = (struct embed_args){.y = row, .table = &w, .tokens = (int32_t[]){VOCABULARY}, .rows = 1};
+  CHECK_FAILS(ERR_INTERNAL, "vocabulary", device_embed(fixture->devices[0], &arguments));
   matrix_free(&w);
 }
 
@@ -349,89 +329,65 @@ static void test_embed(struct fixture *fixture) {
  * ------------------------------------------------------------------------------------
  */
 
-static void test_linear(struct fixture *fixture, int rows, int n, int k,
-                        bool with_bias, int with_residual) {
-  struct operand x = operand_random((size_t)rows * k, fixture->act),
-                 w = operand_random((size_t)n * k, fixture->act);
-  struct operand bias = operand_random(n, DTYPE_F32),
-                 residual = operand_random((size_t)rows * n, fixture->act);
-  struct result y = result_make((size_t)rows * n, fixture->act,
-                                with_residual == 2 ? &residual : NULL);
-  struct linear_args arguments = {
-      .y = y.data, .x = x.data, .w = w.data, .rows = rows, .n = n, .k = k};
-  if (with_bias)
-    arguments.bias = bias.data;
-  arguments.residual = with_residual == 1   ? residual.data
-                       : with_residual == 2 ? y.data
-                                            : NULL;
+static void test_linear(struct fixture *fixture, int rows, int n, int k, bool with_bias, int with_residual) {
+  struct operand x = operand_random((size_t)rows * k, fixture->act), w = operand_random((size_t)n * k, fixture->act);
+  struct operand bias = operand_random(n, DTYPE_F32), residual = operand_random((size_t)rows * n, fixture->act);
+  struct result y = result_make((size_t)rows * n, fixture->act, with_residual == 2 ? &residual : NULL);
+  struct linear_args arguments = {.y = y.data, .x = x.data, .w = w.data, .rows = rows, .n = n, .k = k};
+  if (with_bias) arguments.bias = bias.data;
+  arguments.residual = with_residual == 1 ? residual.data : with_residual == 2 ? y.data : NULL;
   RUN_ON_ALL(fixture, linear, &y, &arguments);
-  float *want = reference(
-      rows, n, k, (struct view){x.values, k, 1}, (struct view){w.values, k, 1},
-      with_bias ? bias.values : NULL, with_residual ? residual.values : NULL);
-  result_finish(&y, want, k, "linear");
+  struct expected want = reference(rows, n, k, (struct view){x.values, k, 1}, (struct view){w.values, k, 1},
+                                   with_bias ? bias.values : NULL, with_residual ? residual.values : NULL);
+  result_finish(&y, want, "linear");
   operand_free(&x);
   operand_free(&w);
   operand_free(&bias);
   operand_free(&residual);
-  free(want);
 }
 
-static void test_input_grad(struct fixture *fixture, int rows, int n, int k,
-                            bool accumulate) {
-  struct operand dy = operand_random((size_t)rows * n, fixture->act),
-                 w = operand_random((size_t)n * k, fixture->act);
+static void test_input_grad(struct fixture *fixture, int rows, int n, int k, bool accumulate) {
+  struct operand dy = operand_random((size_t)rows * n, fixture->act), w = operand_random((size_t)n * k, fixture->act);
   struct operand before = operand_random((size_t)rows * k, fixture->act);
-  struct result dx =
-      result_make((size_t)rows * k, fixture->act, accumulate ? &before : NULL);
-  struct linear_input_grad_args arguments = {
-      .dx = dx.data, .dy = dy.data, .w = w.data, .rows = rows, .n = n, .k = k};
+  struct result dx = result_make((size_t)rows * k, fixture->act, accumulate ? &before : NULL);
+  struct linear_input_grad_args arguments = {.dx = dx.data, .dy = dy.data, .w = w.data, .rows = rows, .n = n, .k = k};
   arguments.accumulate = accumulate;
   RUN_ON_ALL(fixture, linear_input_grad, &dx, &arguments);
-  float *want = reference(rows, k, n, (struct view){dy.values, n, 1},
-                          (struct view){w.values, 1, k}, NULL,
-                          accumulate ? before.values : NULL);
-  result_finish(&dx, want, n, "linear_input_grad");
+  struct expected want = reference(rows, k, n, (struct view){dy.values, n, 1}, (struct view){w.values, 1, k}, NULL,
+                                   accumulate ? before.values : NULL);
+  result_finish(&dx, want, "linear_input_grad");
   operand_free(&dy);
   operand_free(&w);
   operand_free(&before);
-  free(want);
 }
 
 static void test_weight_grad(struct fixture *fixture, int rows, int n, int k) {
   struct operand dy = operand_random((size_t)rows * n, fixture->act),
                  x = operand_random((size_t)rows * k, fixture->act);
   struct operand one = operand_random((size_t)rows, DTYPE_F32);
-  for (int t = 0; t < rows; t++)
-    one.values[t] = 1;
-  struct result dw = result_make((size_t)n * k, DTYPE_F32, NULL),
-                dbias = result_make(n, DTYPE_F32, NULL);
-  struct linear_weight_grad_args arguments = {dw.data, NULL, dy.data, x.data,
-                                              rows,    n,    k};
+  for (int t = 0; t < rows; t++) one.values[t] = 1;
+  struct result dw = result_make((size_t)n * k, DTYPE_F32, NULL), dbias = result_make(n, DTYPE_F32, NULL);
+  struct linear_weight_grad_args arguments = {dw.data, NULL, dy.data, x.data, rows, n, k};
   RUN_ON_ALL(fixture, linear_weight_grad, &dw, &arguments);
   arguments.dbias = dbias.data;
   RUN_ON_ALL(fixture, linear_weight_grad, &dbias, &arguments);
   result_inspect(&dw, DEVICES);
-  float *want = reference(n, k, rows, (struct view){dy.values, 1, n},
-                          (struct view){x.values, 1, k}, NULL, NULL);
-  result_finish(&dw, want, rows, "linear_weight_grad");
-  free(want);
-  want = reference(1, n, rows, (struct view){one.values, rows, 1},
-                   (struct view){dy.values, 1, n}, NULL, NULL);
-  result_finish(&dbias, want, rows, "dbias of linear_weight_grad");
-  free(want);
+  struct expected want =
+      reference(n, k, rows, (struct view){dy.values, 1, n}, (struct view){x.values, 1, k}, NULL, NULL);
+  result_finish(&dw, want, "linear_weight_grad");
+  want = reference(1, n, rows, (struct view){one.values, rows, 1}, (struct view){dy.values, 1, n}, NULL, NULL);
+  result_finish(&dbias, want, "dbias of linear_weight_grad");
   operand_free(&dy);
   operand_free(&x);
   operand_free(&one);
 }
 
 static void test_linears(struct fixture *fixture) {
-  static const int shapes[][3] = {
-      {1, 1, 1},     {5, 3, 2},     {13, 16, 576}, {130, 36, 16}, {64, 60, 36},
-      {31, 191, 35}, {200, 17, 97}, {2049, 36, 4}, {4500, 9, 33}, {0, 5, 7}};
+  static const int shapes[][3] = {{1, 1, 1},     {5, 3, 2},     {13, 16, 576}, {130, 36, 16}, {64, 60, 36},
+                                  {31, 191, 35}, {200, 17, 97}, {2049, 36, 4}, {4500, 9, 33}, {0, 5, 7}};
   for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
     int rows = shapes[s][0], n = shapes[s][1], k = shapes[s][2];
-    for (int residual = 0; residual < 3; residual++)
-      test_linear(fixture, rows, n, k, residual != 1, residual);
+    for (int residual = 0; residual < 3; residual++) test_linear(fixture, rows, n, k, residual != 1, residual);
     test_input_grad(fixture, rows, n, k, false);
     test_input_grad(fixture, rows, n, k, true);
     test_weight_grad(fixture, rows, n, k);
@@ -440,18 +396,14 @@ static void test_linears(struct fixture *fixture) {
 
 /* ---- */
 
-static int fixture_open(struct fixture *fixture, const char *isa,
-                        const char *act) {
+static int fixture_open(struct fixture *fixture, const char *isa, const char *act) {
   *fixture = (struct fixture){0};
   for (int d = 0; d < DEVICES; d++) {
     struct device_options options = {.name = "cpu",
                                      .cpu_isa = isa,
                                      .act = act,
                                      .threads = thread_numbers[d],
-                                     .limits = {.rows = 8192,
-                                                .logit_rows = 256,
-                                                .hidden = 576,
-                                                .vocabulary = 9001}};
+                                     .limits = {.rows = 8192, .logit_rows = 256, .hidden = 576, .vocabulary = 9001}};
     TRY(device_open(&fixture->devices[d], &options));
   }
   fixture->act = fixture->devices[0]->act;
@@ -473,8 +425,7 @@ static void test_all(const char *isa, const char *act, int *tried) {
   } else {
     printf("skipped: %s\n", fail_message());
   }
-  for (int d = 0; d < DEVICES; d++)
-    device_close(&fixture.devices[d]);
+  for (int d = 0; d < DEVICES; d++) device_close(&fixture.devices[d]);
 }
 
 int main(void) {
