@@ -15,7 +15,7 @@ int ISA_NAME(cpu_fixed_add)(struct device *device, const struct fixed_add_args *
   int64_t faults = 0;
   int64_t *restrict sums = a->sums;
   const float *restrict x = a->x;
-#pragma omp parallel for simd num_threads(cpu_state(device)->threads) schedule(static) reduction(+ : faults)
+#pragma omp parallel for num_threads(cpu_state(device)->threads) schedule(static) reduction(+ : faults)
   for (size_t i = 0; i < a->count; i++) {
     bool fits = fabsf(x[i]) < fixed_limit; /* a NaN does not */
     sums[i] += (int64_t)rint((fits ? (double)x[i] : 0.0) * fixed_one);
@@ -28,7 +28,7 @@ int ISA_NAME(cpu_fixed_add)(struct device *device, const struct fixed_add_args *
 int ISA_NAME(cpu_fixed_total)(struct device *device, const struct fixed_total_args *a) {
   int64_t faults = 0, sum = 0;
   const float *restrict x = a->x;
-#pragma omp parallel for simd num_threads(cpu_state(device)->threads) schedule(static) reduction(+ : faults, sum)
+#pragma omp parallel for num_threads(cpu_state(device)->threads) schedule(static) reduction(+ : faults, sum)
   for (size_t i = 0; i < a->count; i++) {
     bool fits = fabsf(x[i]) < fixed_limit;
     sum += (int64_t)rint((fits ? (double)x[i] : 0.0) * fixed_one);
@@ -41,7 +41,7 @@ int ISA_NAME(cpu_fixed_total)(struct device *device, const struct fixed_total_ar
 
 int ISA_NAME(cpu_fixed_get)(struct device *device, const struct fixed_get_args *a) {
   double unit = a->scale / fixed_one;
-#pragma omp parallel for simd num_threads(cpu_state(device)->threads) schedule(static)
+#pragma omp parallel for num_threads(cpu_state(device)->threads) schedule(static)
   for (size_t i = 0; i < a->count; i++) a->y[i] = (float)((double)a->sums[i] * unit);
   return OK;
 }
