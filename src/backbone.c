@@ -42,8 +42,8 @@ static int place(struct backbone *backbone, void *out, const void *host, size_t 
 }
 
 static void shape_matrix(struct matrix *matrix, struct backbone_file *file, enum backbone_matrix which) {
-  *matrix = (struct matrix){.format = backbone_file_format(file),
-                            .double_quantized = backbone_file_double_quantized(file)};
+  *matrix =
+      (struct matrix){.format = backbone_file_format(file), .double_quantized = backbone_file_double_quantized(file)};
   backbone_matrix_shape(backbone_file_config(file), which, &matrix->rows, &matrix->cols);
 }
 
@@ -106,8 +106,7 @@ cleanup:
 
 static int load_layer(struct backbone *backbone, struct backbone_file *file, int l) {
   struct backbone_layer *layer = &backbone->layers[l];
-  for (int which = 0; which < MATRIX_COUNT; which++)
-    TRY(load_matrix(backbone, file, l, (enum backbone_matrix)which));
+  for (int which = 0; which < MATRIX_COUNT; which++) TRY(load_matrix(backbone, file, l, (enum backbone_matrix)which));
   TRY(load_vectors(backbone, file, l, VECTOR_INPUT_NORM, 1, &layer->input_norm));
   TRY(load_vectors(backbone, file, l, VECTOR_POST_NORM, 1, &layer->post_norm));
   return load_vectors(backbone, file, l, VECTOR_Q_BIAS, 3, &layer->qkv_bias);
@@ -221,8 +220,7 @@ void backbone_close(struct backbone *backbone) {
   rope_table_close(&backbone->rope, device);
   struct workspace_part parts[5];
   workspace_parts(backbone, parts);
-  for (int i = 0; i < 5; i++)
-    device_release(device, MEMORY_WORKSPACE, parts[i].block, part_bytes(backbone, &parts[i]));
+  for (int i = 0; i < 5; i++) device_release(device, MEMORY_WORKSPACE, parts[i].block, part_bytes(backbone, &parts[i]));
   *backbone = (struct backbone){0};
 }
 
@@ -272,19 +270,18 @@ static int attention_block(struct backbone *b, const struct backbone_layer *laye
   int qkv = backbone_qkv(c), q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
   TRY(project_qkv(b, layer, batch, h, cached));
   const void *keys = cached ? cached : device_act_at(b->device, b->qkv, (size_t)q);
-  TRY(device_attention(b->device,
-                       &(struct attention_args){.o = b->attended,
-                                                .q = b->qkv,
-                                                .k = keys,
-                                                .v = device_act_at(b->device, keys, (size_t)kv),
-                                                .segments = batch->segments,
-                                                .rows = batch->rows,
-                                                .q_stride = qkv,
-                                                .kv_stride = cached ? 2 * kv : qkv,
-                                                .heads = c->heads,
-                                                .kv_heads = c->kv_heads,
-                                                .head_dim = c->head_dim,
-                                                .scale = 1.0f / sqrtf((float)c->head_dim)}));
+  TRY(device_attention(b->device, &(struct attention_args){.o = b->attended,
+                                                           .q = b->qkv,
+                                                           .k = keys,
+                                                           .v = device_act_at(b->device, keys, (size_t)kv),
+                                                           .segments = batch->segments,
+                                                           .rows = batch->rows,
+                                                           .q_stride = qkv,
+                                                           .kv_stride = cached ? 2 * kv : qkv,
+                                                           .heads = c->heads,
+                                                           .kv_heads = c->kv_heads,
+                                                           .head_dim = c->head_dim,
+                                                           .scale = 1.0f / sqrtf((float)c->head_dim)}));
   return device_frozen_linear(b->device, &(struct frozen_linear_args){.y = h_next,
                                                                       .x = b->attended,
                                                                       .parts = {&layer->matrices[MATRIX_O]},
@@ -297,25 +294,20 @@ static int attention_block(struct backbone *b, const struct backbone_layer *laye
 static int feed_forward_block(struct backbone *b, const struct backbone_layer *layer, int rows, void *h) {
   const struct model_config *c = &b->config;
   const struct matrix *m = layer->matrices;
-  TRY(device_rmsnorm(b->device, &(struct rmsnorm_args){.y = b->normed,
-                                                       .x = h,
-                                                       .w = layer->post_norm,
-                                                       .rows = rows,
-                                                       .cols = c->hidden,
-                                                       .epsilon = c->norm_epsilon}));
-  TRY(device_frozen_linear(b->device, &(struct frozen_linear_args){.y = b->gate_up,
-                                                                   .x = b->normed,
-                                                                   .parts = {&m[MATRIX_GATE], &m[MATRIX_UP]},
-                                                                   .part_count = 2,
-                                                                   .rows = rows}));
-  TRY(device_swiglu(b->device, &(struct swiglu_args){
-                                   .y = b->product, .x = b->gate_up, .rows = rows, .cols = c->feed_forward}));
-  return device_frozen_linear(b->device, &(struct frozen_linear_args){.y = h,
-                                                                      .x = b->product,
-                                                                      .parts = {&m[MATRIX_DOWN]},
-                                                                      .part_count = 1,
-                                                                      .residual = h,
-                                                                      .rows = rows});
+  TRY(device_rmsnorm(
+      b->device,
+      &(struct rmsnorm_args){
+          .y = b->normed, .x = h, .w = layer->post_norm, .rows = rows, .cols = c->hidden, .epsilon = c->norm_epsilon}));
+  TRY(device_frozen_linear(
+      b->device,
+      &(struct frozen_linear_args){
+          .y = b->gate_up, .x = b->normed, .parts = {&m[MATRIX_GATE], &m[MATRIX_UP]}, .part_count = 2, .rows = rows}));
+  TRY(device_swiglu(b->device,
+                    &(struct swiglu_args){.y = b->product, .x = b->gate_up, .rows = rows, .cols = c->feed_forward}));
+  return device_frozen_linear(
+      b->device,
+      &(struct frozen_linear_args){
+          .y = h, .x = b->product, .parts = {&m[MATRIX_DOWN]}, .part_count = 1, .residual = h, .rows = rows});
 }
 
 int backbone_forward(struct backbone *b, const struct micro_batch *batch, void *taps, int tap_rows,

@@ -26,10 +26,10 @@ int64_t data_order_row(struct data_order *order, int64_t place);
 /** The micro-batches of one step: micro-batch i holds rows[start[i]] .. rows[start[i + 1]]. */
 struct step_plan {
   int row_count, micro_batches;
-  int64_t *rows;    /**< [row capacity] row numbers of the token file, by micro-batch */
-  int *start;       /**< [row capacity + 1] */
-  int *owner;       /**< [row capacity] rank of each micro-batch: longest first to the least loaded */
-  int *tokens;      /**< [row capacity] tokens of each micro-batch */
+  int64_t *rows;        /**< [row capacity] row numbers of the token file, by micro-batch */
+  int *start;           /**< [row capacity + 1] */
+  int *owner;           /**< [row capacity] rank of each micro-batch: longest first to the least loaded */
+  int *tokens;          /**< [row capacity] tokens of each micro-batch */
   int64_t label_tokens; /**< of the whole step: what the loss is divided by */
   /* scratch of the packing, [row capacity] each */
   int64_t *taken;
@@ -47,12 +47,12 @@ struct micro_batch {
   int capacity, sample_capacity;
   int rows, label_count;
   /* device */
-  int32_t *tokens, *positions;      /**< [capacity] */
-  int32_t *label_rows, *label_ids;  /**< [capacity] rows whose logits are scored, and against what */
-  int32_t *cache_rows;              /**< [capacity] row of the key/value cache each token goes to (decoding) */
+  int32_t *tokens, *positions;     /**< [capacity] */
+  int32_t *label_rows, *label_ids; /**< [capacity] rows whose logits are scored, and against what */
+  int32_t *cache_rows;             /**< [capacity] row of the key/value cache each token goes to (decoding) */
   struct segments segments;
   int32_t *q_start, *k_start, *k_length; /**< device, what `segments` points to */
-  int32_t *host;                    /**< host staging of all of the above, in their order */
+  int32_t *host;                         /**< host staging of all of the above, in their order */
 };
 int micro_batch_open(struct micro_batch *batch, struct device *device, int capacity, int sample_capacity);
 void micro_batch_close(struct micro_batch *batch, struct device *device);

@@ -162,11 +162,11 @@ static int loss_backward(struct head *head, const struct micro_batch *batch, str
   for (int first = 0; first < batch->label_count; first += LOGIT_ROWS) {
     int count = chunk_rows(batch, first);
     TRY(chunk_loss(head, batch, first, count, head->dlogits, sums));
-    TRY(device_frozen_input_grad(head->device, &(struct frozen_input_grad_args){
-                                                   .dx = hidden_rows(head, head->picked, first),
-                                                   .dy = head->dlogits,
-                                                   .weight = &head->backbone->head,
-                                                   .rows = count}));
+    TRY(device_frozen_input_grad(head->device,
+                                 &(struct frozen_input_grad_args){.dx = hidden_rows(head, head->picked, first),
+                                                                  .dy = head->dlogits,
+                                                                  .weight = &head->backbone->head,
+                                                                  .rows = count}));
   }
   return OK;
 }
@@ -175,16 +175,15 @@ static int mix_backward(struct head *head, int rows) {
   struct side *side = head->side;
   int64_t weight = side->layout.mix;
   return device_mix_backward(
-      head->device,
-      &(struct mix_backward_args){.dside = head->picked,
-                                  .dweight = weight == SIDE_ABSENT ? NULL : side_gradient(side, weight),
-                                  .dy = head->picked,
-                                  .h = head->normed,
-                                  .side = head->lifted,
-                                  .weight = mix_weight(side),
-                                  .kind = side->layout.shape.mix,
-                                  .rows = rows,
-                                  .cols = side->layout.shape.hidden});
+      head->device, &(struct mix_backward_args){.dside = head->picked,
+                                                .dweight = weight == SIDE_ABSENT ? NULL : side_gradient(side, weight),
+                                                .dy = head->picked,
+                                                .h = head->normed,
+                                                .side = head->lifted,
+                                                .weight = mix_weight(side),
+                                                .kind = side->layout.shape.mix,
+                                                .rows = rows,
+                                                .cols = side->layout.shape.hidden});
 }
 
 /* From the gradient of `lifted` to those of U, b, norm_side and the label rows of s_L. */
@@ -192,14 +191,14 @@ static int upsample_backward(struct head *head, int rows) {
   struct side *side = head->side;
   const struct side_layout *layout = &side->layout;
   int hidden = layout->shape.hidden, width = layout->shape.width;
-  TRY(device_linear_weight_grad(
-      head->device, &(struct linear_weight_grad_args){.dw = side_gradient(side, layout->upsample),
-                                                      .dbias = side_gradient(side, layout->upsample_bias),
-                                                      .dy = head->picked,
-                                                      .x = head->s_normed,
-                                                      .rows = rows,
-                                                      .n = hidden,
-                                                      .k = width}));
+  TRY(device_linear_weight_grad(head->device,
+                                &(struct linear_weight_grad_args){.dw = side_gradient(side, layout->upsample),
+                                                                  .dbias = side_gradient(side, layout->upsample_bias),
+                                                                  .dy = head->picked,
+                                                                  .x = head->s_normed,
+                                                                  .rows = rows,
+                                                                  .n = hidden,
+                                                                  .k = width}));
   TRY(device_linear_input_grad(head->device, &(struct linear_input_grad_args){.dx = head->s_normed,
                                                                               .dy = head->picked,
                                                                               .w = side_weight(side, layout->upsample),

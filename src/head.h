@@ -19,16 +19,16 @@ struct head {
   struct side *side; /**< NULL: the backbone alone, y = norm(h_L) */
   int capacity;
   /* act [capacity, hidden] */
-  void *picked;   /**< label rows of h_L; afterwards the gradient of y */
-  void *normed;   /**< norm_backbone of them */
-  void *lifted;   /**< U · norm_side(s) + b */
-  void *mixed;    /**< y */
+  void *picked; /**< label rows of h_L; afterwards the gradient of y */
+  void *normed; /**< norm_backbone of them */
+  void *lifted; /**< U · norm_side(s) + b */
+  void *mixed;  /**< y */
   /* act [capacity, width]; rstd [capacity] */
   void *s_picked, *s_normed, *ds_picked;
   float *s_rstd;
-  float *logits;  /**< [LOGIT_ROWS, vocabulary] */
-  void *dlogits;  /**< act like logits; training only */
-  float *loss;    /**< [LOGIT_ROWS] */
+  float *logits; /**< [LOGIT_ROWS, vocabulary] */
+  void *dlogits; /**< act like logits; training only */
+  float *loss;   /**< [LOGIT_ROWS] */
 };
 
 int head_open(struct head *head, struct backbone *backbone, struct side *side, int capacity);

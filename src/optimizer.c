@@ -67,14 +67,13 @@ static int update_tensor(struct optimizer *optimizer, const struct side_tensor *
 int optimizer_step(struct optimizer *optimizer, const struct gradient_sums *sums, int64_t label_tokens, double lr,
                    int64_t step, double *norm) {
   struct side *side = optimizer->side;
-  TRY(device_fixed_get(side->device, &(struct fixed_get_args){.y = side->gradient,
-                                                              .sums = sums->sums,
-                                                              .scale = 1.0 / (double)label_tokens,
-                                                              .count = side->layout.size}));
+  TRY(device_fixed_get(
+      side->device,
+      &(struct fixed_get_args){
+          .y = side->gradient, .sums = sums->sums, .scale = 1.0 / (double)label_tokens, .count = side->layout.size}));
   TRY(gradient_norm(optimizer, norm));
   double scale = optimizer->clip > 0 && *norm > optimizer->clip ? optimizer->clip / *norm : 1.0;
-  for (int i = 0; i < side->layout.count; i++)
-    TRY(update_tensor(optimizer, &side->layout.tensors[i], scale, lr, step));
+  for (int i = 0; i < side->layout.count; i++) TRY(update_tensor(optimizer, &side->layout.tensors[i], scale, lr, step));
   return OK;
 }
 

@@ -11,9 +11,9 @@
 
 struct optimizer {
   struct side *side;
-  float *m, *v;      /**< device fp32 [layout.size] */
-  double *squares;   /**< device [1] */
-  double clip;       /**< 0: off */
+  float *m, *v;    /**< device fp32 [layout.size] */
+  double *squares; /**< device [1] */
+  double clip;     /**< 0: off */
   float beta1, beta2, epsilon, decay;
 };
 

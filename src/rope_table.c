@@ -14,8 +14,8 @@ static double scale_llama3(const struct model_config *config, double frequency) 
   double original = config->rope_original_positions;
   if (wavelength < original / config->rope_high_frequency) return frequency;
   if (wavelength > original / config->rope_low_frequency) return frequency / config->rope_factor;
-  double smooth = (original / wavelength - config->rope_low_frequency) /
-                  (config->rope_high_frequency - config->rope_low_frequency);
+  double smooth =
+      (original / wavelength - config->rope_low_frequency) / (config->rope_high_frequency - config->rope_low_frequency);
   return (1 - smooth) * frequency / config->rope_factor + smooth * frequency;
 }
 

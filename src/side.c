@@ -32,9 +32,8 @@ static int multiply_backward(struct side *side, void *dx, const void *dy, const 
                                                       .k = k}));
   if (!dx) return OK;
   return device_linear_input_grad(
-      side->device,
-      &(struct linear_input_grad_args){
-          .dx = dx, .dy = dy, .w = side_weight(side, offset), .rows = rows, .n = n, .k = k});
+      side->device, &(struct linear_input_grad_args){
+                        .dx = dx, .dy = dy, .w = side_weight(side, offset), .rows = rows, .n = n, .k = k});
 }
 
 static int normalize(struct side *side, void *y, float *rstd, const void *x, int64_t weight, int rows) {
@@ -138,9 +137,8 @@ static int reduce_backward(struct side *side, const struct side_layer_layout *at
                         SIDE_ABSENT));
   if (shape->downsample == DOWNSAMPLE_ADAPTER)
     TRY(device_silu_backward(
-        side->device,
-        &(struct silu_backward_args){
-            .dx = side->d_low, .dy = side->d_low, .x = down->low, .rows = rows, .cols = shape->rank}));
+        side->device, &(struct silu_backward_args){
+                          .dx = side->d_low, .dy = side->d_low, .x = down->low, .rows = rows, .cols = shape->rank}));
   return multiply_backward(side, NULL, side->d_low, h, at->adapter_a, rows, shape->rank, shape->hidden, SIDE_ABSENT);
 }
 

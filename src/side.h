@@ -25,11 +25,11 @@
 
 /** What the downsample module of one tap leaves for its backward pass. */
 struct down_activations {
-  void *low;         /**< [T, k] A · h (adapter, lora) */
-  void *activated;   /**< [T, k] swish of it (adapter); the same memory as `low` for lora */
-  void *reduced;     /**< [T, width] before the LayerNorm */
+  void *low;          /**< [T, k] A · h (adapter, lora) */
+  void *activated;    /**< [T, k] swish of it (adapter); the same memory as `low` for lora */
+  void *reduced;      /**< [T, width] before the LayerNorm */
   float *mean, *rstd; /**< [T] */
-  void *out;         /**< [T, width] D(h) */
+  void *out;          /**< [T, width] D(h) */
 };
 
 struct side_activations {
@@ -66,7 +66,7 @@ struct side {
   struct side_activations *sets;
   struct down_activations embedding; /**< of h_0 */
   int set_count;
-  void *block;         /**< device memory of all sets */
+  void *block; /**< device memory of all sets */
   size_t block_bytes;
   /* gradients of activations, reused by all layers; training only */
   void *d_width, *d_wide, *d_product, *d_qkv, *d_attended, *d_low;

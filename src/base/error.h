@@ -32,9 +32,9 @@ const char *fail_message(void);
 
 #define ERROR_LINE 1024
 
-#define TRY(expression)                       \
-  do {                                        \
-    int try_status_ = (expression);           \
+#define TRY(expression)                        \
+  do {                                         \
+    int try_status_ = (expression);            \
     if (try_status_ != OK) return try_status_; \
   } while (0)
 

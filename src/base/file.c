@@ -19,8 +19,7 @@ static int read_all(int descriptor, const char *path, uint64_t limit, struct buf
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return fail(ERR_INPUT, "%s: %s", path, strerror(errno));
     if (out->size + (uint64_t)got > limit)
-      return fail(ERR_INPUT, "%s: larger than the %llu bytes expected of such a file", path,
-                  (unsigned long long)limit);
+      return fail(ERR_INPUT, "%s: larger than the %llu bytes expected of such a file", path, (unsigned long long)limit);
     TRY(buffer_append(out, chunk, (size_t)got));
   }
 }

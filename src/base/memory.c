@@ -49,8 +49,8 @@ int buffer_print(struct buffer *buffer, const char *format, ...) {
   va_copy(again, arguments);
   int length = vsnprintf(NULL, 0, format, arguments);
   va_end(arguments);
-  int status = length < 0 ? fail(ERR_INTERNAL, "a text could not be formatted: %s", format)
-                          : reserve(buffer, (size_t)length);
+  int status =
+      length < 0 ? fail(ERR_INTERNAL, "a text could not be formatted: %s", format) : reserve(buffer, (size_t)length);
   if (status == OK) {
     vsnprintf(buffer->data + buffer->size, (size_t)length + 1, format, again);
     buffer->size += (size_t)length;

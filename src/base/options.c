@@ -1,6 +1,5 @@
 #include "base/options.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -63,10 +62,8 @@ static int check_range(const struct option *option, const char *text, double num
 
 static int set_integer(const struct option *option, const char *text, int64_t *out) {
   char *end;
-  errno = 0;
   long long number = strtoll(text, &end, 10);
   if (end == text || *end) return fail(ERR_USAGE, "'%.*s' is not a whole number", SHOWN, text);
-  if (errno) number = text[0] == '-' ? INT64_MIN : INT64_MAX;
   TRY(check_range(option, text, (double)number));
   *out = number;
   return OK;
@@ -124,6 +121,11 @@ static int set_defaults(struct options *options) {
   for (int i = 0; i < option_count; i++)
     if (option_table[i].type != OPTION_WORD) TRY(set_default(options, &option_table[i]));
   return OK;
+}
+
+int options_start(struct options *out, enum command command) {
+  *out = (struct options){.command = command};
+  return set_defaults(out);
 }
 
 static int set_given(struct parser *parser, const struct option *option, const char *text) {

@@ -73,6 +73,8 @@ struct options {
  *  with # are comments, a value may stand in double quotes with \n, \t, \r, \" and \\ in it. Where the command line
  *  and the config file contradict each other, the command line holds. `out` is to be freed after success and after failure. */
 int options_parse(int count, char **words, struct options *out, struct buffer *text);
+/** The defaults of a command, as if nothing had been given; required ones stay empty. */
+int options_start(struct options *out, enum command command);
 void options_free(struct options *options);
 
 /** "key = value" lines of the command's options: all of them, or only those that change the numbers of a training run

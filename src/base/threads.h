@@ -1,0 +1,12 @@
+/**
+ * @file threads.h
+ * How many threads a rank should run.
+ */
+#ifndef QST_BASE_THREADS_H
+#define QST_BASE_THREADS_H
+
+/** OMP_NUM_THREADS where it is set; the processors this process is bound to; or, unbound, its share of the host's among
+ *  `local_ranks`. At least 1. */
+int threads_of_rank(int local_ranks);
+
+#endif

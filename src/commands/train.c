@@ -1,0 +1,46 @@
+/* qst-mpi train: finetunes a side network on tokenized rows. */
+#include <string.h>
+
+#include "base/error.h"
+#include "commands/commands.h"
+#include "commands/data.h"
+#include "trainer.h"
+
+static int read_data(const struct options *options, struct training_data *data) {
+  TRY(token_file_read(options->data, &data->train));
+  return options->eval_data ? token_file_read(options->eval_data, &data->eval) : OK;
+}
+
+static int longest_row(const struct training_data *data) {
+  int train = data_longest_row(&data->train, data->train.rows), eval = data_longest_row(&data->eval, data->eval.rows);
+  return train > eval ? train : eval;
+}
+
+/* Everything that can fail on one rank alone before the first collective. */
+static int open_all(struct engine *engine, const struct options *options, const struct comm *comm,
+                    struct training_data *data) {
+  TRY(read_data(options, data));
+  int capacity = (int)options->micro_batch_tokens, longest = longest_row(data);
+  if (longest > capacity)
+    return fail(
+        ERR_INPUT,
+        "a row of the data has %d tokens, more than a micro-batch holds: raise --micro-batch-tokens (now %d) or "
+        "tokenize with --max-tokens %d",
+        longest, capacity, capacity);
+  TRY(engine_open(
+      engine, options, comm,
+      &(struct engine_plan){.use = ENGINE_TRAIN, .capacity = capacity, .samples = capacity, .positions = longest}));
+  TRY(data_check(engine, &data->train, options->data));
+  return options->eval_data ? data_check(engine, &data->eval, options->eval_data) : OK;
+}
+
+int command_train(const struct options *options, struct comm *comm) {
+  struct engine engine = {0};
+  struct training_data data = {0};
+  int status = comm_agree(comm, open_all(&engine, options, comm, &data));
+  if (status == OK) status = trainer_run(&engine, options, comm, &data);
+  engine_close(&engine);
+  token_file_free(&data.train);
+  token_file_free(&data.eval);
+  return status;
+}

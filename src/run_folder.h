@@ -1,0 +1,33 @@
+/**
+ * @file run_folder.h
+ * A run on disk: RUN/step-NNNNNN.h5 checkpoints, the links RUN/latest and RUN/best to two of them, RUN/options (the
+ * options used, in the config file's syntax) and RUN/metrics.jsonl. Only rank 0 writes. A checkpoint appears complete or
+ * not at all and is never opened for writing again.
+ */
+#ifndef QST_RUN_FOLDER_H
+#define QST_RUN_FOLDER_H
+
+#include <stdint.h>
+
+#include "io/checkpoint.h"
+
+struct run_folder {
+  char *path;
+  int64_t keep; /**< checkpoints that stay: the newest `keep` and the best; 0 = all */
+};
+
+/** "<run>/step-000100.h5"; caller frees. */
+int run_folder_checkpoint(const struct run_folder *run, int64_t step, char **out);
+
+/** The step of the newest checkpoint that opens and is whole; -1 when there is none. Damaged ones are warned of and
+ *  passed over. */
+int run_folder_newest(const struct run_folder *run, int64_t *step);
+
+/** Writes a checkpoint, turns `latest` (and `best` when it is the best) to it and removes what is not kept. */
+int run_folder_save(const struct run_folder *run, const struct checkpoint_state *state,
+                    const struct named_tensor *tensors, int count);
+
+/** Removes temporary files that a killed run left. */
+int run_folder_clean(const struct run_folder *run);
+
+#endif

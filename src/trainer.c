@@ -1,0 +1,207 @@
+#include "trainer.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "evaluate.h"
+#include "optimizer.h"
+#include "run_log.h"
+#include "run_state.h"
+#include "signals.h"
+
+struct trainer {
+  struct engine *engine;
+  const struct options *options;
+  struct comm *comm;
+  const struct training_data *data;
+  struct optimizer optimizer;
+  struct data_order order;
+  struct step_plan plan;
+  struct run_state run;
+  struct run_log log;
+  enum schedule schedule;
+  int64_t places; /**< rows the run takes in all, epochs counted in */
+  int64_t steps;  /**< steps of the run */
+  void *ds;       /**< act [capacity, width] gradient of s_L */
+};
+
+/* ---- set-up --------------------------------------------------------------------------------------------- */
+
+static size_t ds_bytes(const struct trainer *trainer) {
+  const struct engine *engine = trainer->engine;
+  return device_act_bytes(engine->device, (size_t)engine->capacity * (size_t)engine->side.layout.shape.width);
+}
+
+static int count_steps(struct trainer *trainer) {
+  const struct options *options = trainer->options;
+  int64_t rows = trainer->data->train.rows, batch = options->global_batch;
+  trainer->places = options->steps > 0 ? options->steps * batch : llround(options->epochs * (double)rows);
+  if (trainer->places < 1) trainer->places = 1;
+  trainer->steps = (trainer->places + batch - 1) / batch;
+  if (trainer->data->train.label_tokens > 0) return OK;
+  return fail(ERR_INPUT, "%s: no token has a label, so there is nothing to learn: its rows need a completion",
+              options->data);
+}
+
+static int open_trainer(struct trainer *trainer) {
+  struct engine *engine = trainer->engine;
+  TRY(count_steps(trainer));
+  TRY(schedule_parse(trainer->options->schedule, &trainer->schedule));
+  TRY(optimizer_open(&trainer->optimizer, &engine->side, trainer->options));
+  TRY(device_allocate(engine->device, MEMORY_SIDE, &trainer->ds, ds_bytes(trainer)));
+  TRY(data_order_open(&trainer->order, trainer->data->train.rows, (uint64_t)trainer->options->seed, true));
+  TRY(step_plan_open(&trainer->plan, (int)trainer->options->global_batch));
+  return run_state_open(&trainer->run, &trainer->optimizer, trainer->options, engine->digest,
+                        trainer->data->train.digest);
+}
+
+static void close_trainer(struct trainer *trainer) {
+  run_log_close(&trainer->log);
+  run_state_close(&trainer->run);
+  step_plan_close(&trainer->plan);
+  data_order_close(&trainer->order);
+  if (trainer->ds) device_release(trainer->engine->device, MEMORY_SIDE, &trainer->ds, ds_bytes(trainer));
+  optimizer_close(&trainer->optimizer);
+}
+
+/* ---- one step ------------------------------------------------------------------------------------------- */
+
+static int run_micro_batch(struct trainer *trainer, int i) {
+  struct engine *engine = trainer->engine;
+  const struct step_plan *plan = &trainer->plan;
+  int first = plan->start[i];
+  TRY(micro_batch_load(&engine->batch, engine->device, &trainer->data->train, plan->rows + first,
+                       plan->start[i + 1] - first));
+  if (engine->batch.label_count == 0) return OK; /* no label, no gradient */
+  void *s;
+  TRY(engine_forward(engine, NULL, NULL, &s));
+  TRY(head_backward(&engine->head, &engine->batch, trainer->ds, &engine->sums));
+  return side_backward(&engine->side, &engine->batch, engine->taps, engine->capacity, trainer->ds, &engine->sums);
+}
+
+static int run_micro_batches(struct trainer *trainer) {
+  struct engine *engine = trainer->engine;
+  TRY(device_zero(engine->device, engine->sums.sums, (engine->sums.size + 2) * sizeof(int64_t)));
+  for (int i = 0; i < trainer->plan.micro_batches; i++)
+    if (trainer->plan.owner[i] == trainer->comm->rank) TRY(run_micro_batch(trainer, i));
+  return OK;
+}
+
+static void describe_plan(struct trainer *trainer, struct step_facts *facts) {
+  const struct step_plan *plan = &trainer->plan;
+  const struct token_file *data = &trainer->data->train;
+  double squares = 0;
+  for (int i = 0; i < plan->row_count; i++) {
+    int64_t length = data->offsets[plan->rows[i] + 1] - data->offsets[plan->rows[i]];
+    facts->tokens += length;
+    squares += (double)length * (double)length;
+  }
+  facts->label_tokens = plan->label_tokens;
+  facts->flops = engine_flops(trainer->engine, facts->tokens, facts->label_tokens, squares);
+}
+
+static int run_step(struct trainer *trainer, int64_t step, struct step_facts *facts) {
+  struct engine *engine = trainer->engine;
+  const struct options *options = trainer->options;
+  int64_t first = (step - 1) * options->global_batch;
+  int count = (int)(trainer->places - first < options->global_batch ? trainer->places - first : options->global_batch);
+  double begin = clock_seconds();
+  TRY(step_plan_make(&trainer->plan, &trainer->data->train, &trainer->order, first, count, engine->capacity,
+                     trainer->comm->size));
+  TRY(run_micro_batches(trainer));
+  TRY(fail_at(engine_reduce(engine, trainer->comm), "step %lld", (long long)step));
+  int64_t labels = trainer->plan.label_tokens > 0 ? trainer->plan.label_tokens : 1;
+  facts->lr = schedule_rate(trainer->schedule, options->lr, options->warmup_steps, trainer->steps, step);
+  TRY(optimizer_step(&trainer->optimizer, &engine->sums, labels, facts->lr, step, &facts->grad_norm));
+  facts->loss = engine_loss(engine) / (double)labels;
+  facts->seconds = clock_seconds() - begin;
+  facts->step = step;
+  facts->epoch = (double)(first + count) / (double)trainer->data->train.rows;
+  describe_plan(trainer, facts);
+  return OK;
+}
+
+/* ---- between steps -------------------------------------------------------------------------------------- */
+
+static bool every(int64_t interval, int64_t step) {
+  return interval > 0 && step % interval == 0;
+}
+
+/* Evaluates when it is time; true in *improved when no step was better before. */
+static int evaluate_now(struct trainer *trainer, int64_t step, bool *improved) {
+  *improved = false;
+  const struct token_file *data = &trainer->data->eval;
+  if (data->rows == 0 || (!every(trainer->options->eval_every, step) && step != trainer->steps)) return OK;
+  struct evaluation evaluation;
+  TRY(evaluate_loss(trainer->engine, trainer->comm, data, data->rows, &evaluation));
+  *improved = evaluation.loss < trainer->run.state.best_loss;
+  if (*improved) {
+    trainer->run.state.best_loss = evaluation.loss;
+    trainer->run.state.best_step = step;
+  }
+  return run_log_eval(&trainer->log, step, &evaluation, *improved);
+}
+
+static int save_now(struct trainer *trainer, int64_t step) {
+  int status = trainer->comm->rank == 0 ? run_state_save(&trainer->run, step) : OK;
+  return comm_agree(trainer->comm, status);
+}
+
+static int any_signal(struct trainer *trainer, bool *stop) {
+  int64_t arrived = signals_arrived();
+  TRY(comm_max_i64(trainer->comm, &arrived, 1));
+  *stop = arrived > 0;
+  return OK;
+}
+
+static int finish_step(struct trainer *trainer, int64_t step, bool *stop) {
+  bool improved;
+  TRY(evaluate_now(trainer, step, &improved));
+  TRY(any_signal(trainer, stop));
+  bool last = step == trainer->steps;
+  if (!last && !*stop && !improved && !every(trainer->options->save_every, step)) return OK;
+  TRY(save_now(trainer, step));
+  if (!*stop || last) return OK;
+  run_log_stopped(step);
+  return STOPPED;
+}
+
+/* ---- the run -------------------------------------------------------------------------------------------- */
+
+static int start(struct trainer *trainer) {
+  struct engine *engine = trainer->engine;
+  TRY(comm_agree(trainer->comm, open_trainer(trainer)));
+  TRY(run_state_start(&trainer->run, trainer->comm));
+  if (trainer->run.state.step > trainer->steps)
+    return comm_agree(trainer->comm, fail(ERR_USAGE, "the run is at step %lld already, beyond the %lld asked for",
+                                          (long long)trainer->run.state.step, (long long)trainer->steps));
+  engine_banner(engine, trainer->comm);
+  return run_log_open(&trainer->log, engine, trainer->options, trainer->comm, &trainer->data->train, trainer->steps,
+                      trainer->run.state.step);
+}
+
+static int run_all(struct trainer *trainer) {
+  TRY(start(trainer));
+  bool stop = false;
+  for (int64_t step = trainer->run.state.step + 1; step <= trainer->steps; step++) {
+    struct step_facts facts = {0};
+    TRY(run_step(trainer, step, &facts));
+    TRY(run_log_step(&trainer->log, &facts));
+    TRY(finish_step(trainer, step, &stop));
+  }
+  return run_log_end(&trainer->log, trainer->run.state.best_step);
+}
+
+int trainer_run(struct engine *engine, const struct options *options, struct comm *comm,
+                const struct training_data *data) {
+  struct trainer trainer = {.engine = engine, .options = options, .comm = comm, .data = data};
+  signals_catch();
+  int status = run_all(&trainer);
+  close_trainer(&trainer);
+  return status;
+}
