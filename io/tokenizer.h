@@ -43,14 +43,19 @@ struct gguf_vocabulary {
   const size_t *merge_sizes;
   const char *chat_template;  /**< NULL if absent */
   int32_t bos, eos, unknown, pad; /**< -1 if absent */
-  bool add_bos, add_eos, add_space_prefix;
+  bool add_bos, add_eos, add_space_prefix; /**< where the file does not say: model "llama": true, false, true; else:
+                                                whether pre is "llama-bpe", false, false */
 };
+/** ERR_INPUT when the model or the pre-tokenizer is not one we know. */
 int tokenizer_from_gguf(const struct gguf_vocabulary *vocabulary, struct tokenizer **out);
 
 /** The tokenizer as one self-contained, versioned byte string (deterministic), and back. The image is untrusted
  *  input like any file: everything in it is checked. */
 int tokenizer_save(const struct tokenizer *tokenizer, struct buffer *image);
 int tokenizer_load(const void *image, size_t size, struct tokenizer **out);
+
+/** For readers of model folders that keep the template in a file of its own (chat_template.jinja); before first use. */
+int tokenizer_set_chat_template(struct tokenizer *tokenizer, const char *text, size_t size);
 
 void tokenizer_destroy(struct tokenizer **tokenizer);
 
@@ -62,10 +67,23 @@ enum { ENCODE_SPECIAL = 1 /**< text like "<|im_start|>" becomes the special toke
 int tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t size, unsigned flags,
                      struct token_list *out);
 
-/** Appends the text of `count` ids; special tokens are left out unless `keep_special`. Ids out of range are
- *  ERR_INPUT. The bytes of a single id need not be whole UTF-8 characters. */
+/** Appends the text of `count` ids, valid UTF-8: bytes that form no character become U+FFFD. Special tokens are left out
+ *  unless `keep_special`. Ids out of range are ERR_INPUT. The text of a list is not the texts of its ids in a row
+ *  (characters of several tokens, the space in front of the first word): to show ids as they come, use a stream. */
 int tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, size_t count, bool keep_special,
                      struct buffer *out);
+
+/** Text of ids that come one by one. Start from `{0}`. */
+struct token_stream {
+  struct token_list ids;
+  size_t shown; /**< bytes of their text given out so far */
+};
+/** Appends the text that `id` completes, if it does; special tokens give none. */
+int token_stream_add(struct token_stream *stream, const struct tokenizer *tokenizer, int32_t id, struct buffer *out);
+/** Appends what is complete; `at_end`: also a last character that is not. */
+int token_stream_flush(struct token_stream *stream, const struct tokenizer *tokenizer, bool at_end,
+                       struct buffer *out);
+void token_stream_free(struct token_stream *stream);
 
 /** The id of a token by its exact text, or -1. */
 int32_t tokenizer_id(const struct tokenizer *tokenizer, const char *token);
