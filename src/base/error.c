@@ -12,13 +12,12 @@ static void hide_control_characters(char *text) {
     if ((unsigned char)*text < ' ' || *text == 0x7f) *text = '?';
 }
 
-int fail(enum status status, const char *format, ...) {
+void fail_record(const char *format, ...) {
   va_list arguments;
   va_start(arguments, format);
   vsnprintf(message, sizeof message, format, arguments);
   va_end(arguments);
   hide_control_characters(message);
-  return status;
 }
 
 int fail_at(int status, const char *format, ...) {

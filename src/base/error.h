@@ -21,8 +21,10 @@ enum status {
   STOPPED = 75      /**< not an error: a signal asked to stop, a checkpoint was saved (EX_TEMPFAIL) */
 };
 
-/** Records a message (printf style, one line, no newline, at most ERROR_LINE - 1 bytes) and returns `status`. */
-int fail(enum status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/** Records a message (printf style, one line, no newline, at most ERROR_LINE - 1 bytes; control characters are shown as
+ *  '?') and is the status. A macro, so that compilers see which status comes back. */
+#define fail(status, ...) (fail_record(__VA_ARGS__), (int)(status))
+void fail_record(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /** Puts "<place>: " in front of the recorded message and returns `status`; does nothing when it is OK. */
 int fail_at(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
