@@ -1,0 +1,250 @@
+/**
+ * @file t16-backbone-file.c
+ * The backbone file: what is written is read back in every weight format, the digest names the model and nothing else,
+ * missing and misshapen parts, damage.
+ */
+// RUN ranks=1 args=""
+#include "damage.h"
+#include "io/backbone_file.h"
+
+enum { VOCABULARY = 12, HIDDEN = 8, LAYERS = 2 };
+
+static struct model_config sample_config(bool tied, bool biased) {
+  return (struct model_config){.architecture = "llama",
+                               .layers = LAYERS,
+                               .hidden = HIDDEN,
+                               .heads = 2,
+                               .kv_heads = 1,
+                               .head_dim = 4,
+                               .feed_forward = 24,
+                               .vocabulary = VOCABULARY,
+                               .max_positions = 64,
+                               .norm_epsilon = 1e-5f,
+                               .rope_theta = 1e5,
+                               .rope_scaling = ROPE_LLAMA3,
+                               .rope_factor = 8,
+                               .rope_low_frequency = 1,
+                               .rope_high_frequency = 4,
+                               .rope_original_positions = 32,
+                               .tied_head = tied,
+                               .attention_bias = biased,
+                               .bos = 1,
+                               .pad = -1,
+                               .eos = {2, 5},
+                               .eos_count = 2};
+}
+
+/* Bytes that differ from part to part. */
+static void fill(void *out, size_t size, unsigned seed) {
+  unsigned char *bytes = out;
+  for (size_t i = 0; i < size; i++) bytes[i] = (unsigned char)(seed * 31 + i * 7);
+}
+
+static struct matrix make_matrix(const struct model_config *config, enum backbone_matrix which,
+                                 enum weight_format format, bool double_quantized) {
+  struct matrix m = {.format = format, .double_quantized = double_quantized};
+  backbone_matrix_shape(config, which, &m.rows, &m.cols);
+  CHECK_OK(memory_array(&m.codes, matrix_code_bytes(&m), 1));
+  CHECK_OK(memory_array(&m.scales, matrix_blocks(&m), 4));
+  CHECK_OK(memory_array(&m.scale_codes, matrix_blocks(&m), 1));
+  CHECK_OK(memory_array(&m.scale_scales, matrix_scale_blocks(&m), 4));
+  return m;
+}
+
+static void fill_matrix(struct matrix *m, unsigned seed) {
+  fill(m->codes, matrix_code_bytes(m), seed);
+  fill(m->scales, 4 * matrix_blocks(m), seed + 1);
+  fill(m->scale_codes, matrix_blocks(m), seed + 2);
+  fill(m->scale_scales, 4 * matrix_scale_blocks(m), seed + 3);
+  m->scale_mean = (float)seed / 3;
+}
+
+static void free_matrix(struct matrix *m) {
+  free(m->codes);
+  free(m->scales);
+  free(m->scale_codes);
+  free(m->scale_scales);
+}
+
+static int write_layer(struct backbone_writer *writer, const struct model_config *config, enum weight_format format,
+                       bool double_quantized, int layer) {
+  for (int which = 0; which < VECTOR_COUNT; which++) {
+    float vector[64];
+    fill(vector, sizeof vector, (unsigned)(layer * 100 + which));
+    TRY(backbone_writer_vector(writer, layer, (enum backbone_vector)which, vector));
+  }
+  for (int which = 0; which < MATRIX_COUNT; which++) {
+    struct matrix m = make_matrix(config, (enum backbone_matrix)which, format, double_quantized);
+    fill_matrix(&m, (unsigned)(layer * 10 + which));
+    int status = backbone_writer_matrix(writer, layer, (enum backbone_matrix)which, &m);
+    free_matrix(&m);
+    TRY(status);
+  }
+  return OK;
+}
+
+static int write_all(struct backbone_writer *writer, const struct model_config *config, enum weight_format format,
+                     bool double_quantized) {
+  bf16 table[VOCABULARY * HIDDEN];
+  float norm[HIDDEN];
+  fill(table, sizeof table, 1);
+  fill(norm, sizeof norm, 2);
+  for (int row = 0; row < VOCABULARY; row += 4)
+    TRY(backbone_writer_rows(writer, TABLE_EMBEDDING, 4, table + row * HIDDEN));
+  for (int layer = 0; layer < LAYERS; layer++) TRY(write_layer(writer, config, format, double_quantized, layer));
+  TRY(backbone_writer_final_norm(writer, norm));
+  fill(table, sizeof table, 3);
+  return config->tied_head ? OK : backbone_writer_rows(writer, TABLE_HEAD, VOCABULARY, table);
+}
+
+static int write_sample(const char *path, const struct model_config *config, enum weight_format format,
+                        bool double_quantized, const char *source) {
+  struct backbone_writer *writer;
+  TRY(backbone_writer_create(&writer, path, config, format, double_quantized, source));
+  int status = write_all(writer, config, format, double_quantized);
+  if (status == OK) return backbone_writer_publish(&writer);
+  backbone_writer_close(&writer);
+  return status;
+}
+
+static int read_layer(struct backbone_file *file, int layer) {
+  const struct model_config *config = backbone_file_config(file);
+  for (int which = 0; which < VECTOR_COUNT; which++) {
+    float got[64] = {0}, want[64];
+    fill(want, sizeof want, (unsigned)(layer * 100 + which));
+    TRY(backbone_file_vector(file, layer, (enum backbone_vector)which, got));
+    CHECK(memcmp(got, want, 4 * (size_t)backbone_vector_size(config, (enum backbone_vector)which)) == 0);
+  }
+  for (int which = 0; which < MATRIX_COUNT; which++) {
+    enum weight_format format = backbone_file_format(file);
+    bool twice = backbone_file_double_quantized(file);
+    struct matrix got = make_matrix(config, (enum backbone_matrix)which, format, twice);
+    struct matrix want = make_matrix(config, (enum backbone_matrix)which, format, twice);
+    fill_matrix(&want, (unsigned)(layer * 10 + which));
+    int status = backbone_file_matrix(file, layer, (enum backbone_matrix)which, &got);
+    if (status == OK) {
+      CHECK(memcmp(got.codes, want.codes, matrix_code_bytes(&got)) == 0);
+      if (format != WEIGHT_BF16 && !twice) CHECK(memcmp(got.scales, want.scales, 4 * matrix_blocks(&got)) == 0);
+      if (twice) CHECK(memcmp(got.scale_codes, want.scale_codes, matrix_blocks(&got)) == 0);
+      if (twice) CHECK(memcmp(got.scale_scales, want.scale_scales, 4 * matrix_scale_blocks(&got)) == 0);
+      if (twice) CHECK(got.scale_mean == want.scale_mean);
+    }
+    free_matrix(&got);
+    free_matrix(&want);
+    TRY(status);
+  }
+  return OK;
+}
+
+static int read_parts(struct backbone_file *file) {
+  bf16 table[VOCABULARY * HIDDEN], want[VOCABULARY * HIDDEN];
+  float norm[HIDDEN], want_norm[HIDDEN];
+  struct tokenizer *tokenizer;
+  TRY(backbone_file_embedding(file, table));
+  fill(want, sizeof want, 1);
+  CHECK(memcmp(table, want, sizeof want) == 0);
+  for (int layer = 0; layer < LAYERS; layer++) TRY(read_layer(file, layer));
+  TRY(backbone_file_final_norm(file, norm));
+  fill(want_norm, sizeof want_norm, 2);
+  CHECK(memcmp(norm, want_norm, sizeof norm) == 0);
+  TRY(backbone_file_head(file, table));
+  fill(want, sizeof want, backbone_file_config(file)->tied_head ? 1 : 3);
+  CHECK(memcmp(table, want, sizeof want) == 0);
+  TRY(backbone_file_tokenizer(file, &tokenizer));
+  CHECK(tokenizer == NULL);
+  return OK;
+}
+
+static int read_sample(const char *path) {
+  struct backbone_file *file;
+  TRY(backbone_file_open(&file, path));
+  int status = read_parts(file);
+  backbone_file_close(&file);
+  return status;
+}
+
+static void digest_of(const char *path, char out[33]) {
+  struct backbone_file *file;
+  CHECK_OK(backbone_file_open(&file, path));
+  snprintf(out, 33, "%s", file ? backbone_file_digest(file) : "");
+  backbone_file_close(&file);
+}
+
+static void test_round_trip(void) {
+  static const struct {
+    bool tied, biased, twice;
+    enum weight_format format;
+  } cases[] = {{true, false, true, WEIGHT_NF4}, {false, true, false, WEIGHT_FP4}, {false, false, false, WEIGHT_BF16}};
+  char *path = scratch_path("backbone.h5"), *again = scratch_path("again.h5");
+  for (size_t i = 0; i < 3; i++) {
+    struct model_config config = sample_config(cases[i].tied, cases[i].biased);
+    CHECK_OK(write_sample(path, &config, cases[i].format, cases[i].twice, "here"));
+    CHECK_OK(read_sample(path));
+    CHECK_OK(write_sample(again, &config, cases[i].format, cases[i].twice, "here"));
+    CHECK(same_bytes(path, again));
+    struct backbone_file *file;
+    CHECK_OK(backbone_file_open(&file, path));
+    const struct model_config *got = backbone_file_config(file);
+    CHECK(strcmp(got->architecture, "llama") == 0 && got->feed_forward == 24 && got->norm_epsilon == 1e-5f);
+    CHECK(got->rope_theta == 1e5 && got->rope_scaling == ROPE_LLAMA3 && got->rope_original_positions == 32);
+    CHECK(got->tied_head == cases[i].tied && got->attention_bias == cases[i].biased && got->pad == -1);
+    CHECK(got->eos_count == 2 && got->eos[1] == 5);
+    backbone_file_close(&file);
+  }
+  free(path);
+  free(again);
+}
+
+static void test_digest(void) {
+  char *path = scratch_path("backbone.h5");
+  char first[33], same[33], other[33];
+  struct model_config config = sample_config(true, false);
+  CHECK_OK(write_sample(path, &config, WEIGHT_NF4, true, "here"));
+  digest_of(path, first);
+  CHECK_OK(write_sample(path, &config, WEIGHT_NF4, true, "there"));
+  digest_of(path, same);
+  config.rope_theta = 1e4;
+  CHECK_OK(write_sample(path, &config, WEIGHT_NF4, true, "here"));
+  digest_of(path, other);
+  CHECK(strcmp(first, same) == 0 && strcmp(first, other) != 0);
+  free(path);
+}
+
+static void test_wrong_uses(void) {
+  char *path = scratch_path("incomplete.h5");
+  struct model_config config = sample_config(true, false);
+  struct backbone_writer *writer;
+  float norm[HIDDEN] = {0};
+  CHECK_OK(backbone_writer_create(&writer, path, &config, WEIGHT_NF4, true, ""));
+  CHECK_OK(backbone_writer_final_norm(writer, norm));
+  CHECK_FAILS(ERR_INTERNAL, "/embedding was not given", backbone_writer_publish(&writer));
+  CHECK(writer == NULL && access(path, F_OK) != 0 && scratch_count("incomplete") == 0);
+  CHECK_FAILS(ERR_SYSTEM, "No such file", write_sample("/nowhere/b.h5", &config, WEIGHT_NF4, true, ""));
+
+  /* a file whose configuration and datasets contradict each other */
+  struct h5_file *h5;
+  CHECK_OK(write_sample(path, &config, WEIGHT_NF4, true, ""));
+  CHECK_OK(h5_open(&h5, path, NULL, 0));
+  CHECK_FAILS(ERR_INPUT, "qst-tokens", h5_open(&(struct h5_file *){NULL}, path, "qst-tokens", 1));
+  h5_close(&h5);
+  free(path);
+}
+
+static void test_damage(void) {
+  char *path = scratch_path("backbone.h5");
+  struct model_config config = sample_config(true, false);
+  CHECK_OK(write_sample(path, &config, WEIGHT_NF4, true, "here"));
+  damage_bits(path, 211, read_sample);
+  damage_length(path, read_sample);
+  free(path);
+}
+
+int main(void) {
+  scratch_make();
+  test_round_trip();
+  test_digest();
+  test_wrong_uses();
+  test_damage();
+  scratch_remove();
+  return check_result();
+}
