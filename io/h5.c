@@ -142,7 +142,7 @@ void h5_close(struct h5_file **file) {
   close_hdf5(f);
   close_descriptor(f);
   if (f->temporary) unlink(f->temporary);
-  fail(OK, "%s", message);
+  fail_record("%s", message);
   free(f->path);
   free(f->temporary);
   free(f->format);
