@@ -24,11 +24,11 @@ static bool ends_with(const char *text, const char *end) {
   return size > end_size && strcmp(text + size - end_size, end) == 0;
 }
 
-/* The page's name without ".html", and its folder made: what --out says, else RUN/report, else ./report for several. */
+/* The page's name without ".html", its folder made: what --out says, else "report" in the first run's folder. */
 static int choose_place(const struct options *options, struct buffer *base) {
   const char *out = options->out;
   if (out && ends_with(out, ".html")) return buffer_append(base, out, strlen(out) - strlen(".html"));
-  if (!out) out = options->argument_count == 1 ? options->arguments[0] : ".";
+  if (!out) out = options->arguments[0];
   TRY(file_make_folder(out));
   return buffer_print(base, "%s/report", out);
 }
