@@ -304,3 +304,18 @@ int checkpoint_read(struct checkpoint *checkpoint, struct named_tensor *tensors,
   for (int i = 0; i < count; i++) TRY(read_tensor(checkpoint, &tensors[i]));
   return OK;
 }
+
+/* Verifying */
+
+static int verify_dataset(void *context, struct h5_file *file, const struct h5_dataset *dataset) {
+  (void)context;
+  return h5_verify(file, dataset->name);
+}
+
+int checkpoint_verify(const char *path) {
+  struct h5_file *file;
+  TRY(h5_open(&file, path, "qst-checkpoint", CHECKPOINT_VERSION));
+  int status = h5_each(file, verify_dataset, NULL);
+  h5_close(&file);
+  return status;
+}
