@@ -19,7 +19,8 @@ EPOCHS=${DEMO_EPOCHS:-1.5}
 CORES=$(nproc)
 THREADS=$((CORES > RANKS ? CORES / RANKS : 1))
 ANSWER_TOKENS=40
-TRAIN_OPTIONS=(--epochs "$EPOCHS" --global-batch 16 --lr 0.004 --warmup-steps 10 --save-every 50 --eval-every 100)
+# A step of 16 rows is about 820 tokens: two micro-batches of at most 512, one a rank.
+TRAIN_OPTIONS=(--epochs "$EPOCHS" --global-batch 16 --micro-batch-tokens 512 --lr 0.003 --save-every 50 --eval-every 100)
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
@@ -137,8 +138,8 @@ answers() {
     echo
     echo "  customer  $(sed -n "${i}p" "$ROWS/eval.jsonl" | text_of prompt)"
     echo "  wanted    $(sed -n "${i}p" "$ROWS/eval.jsonl" | text_of completion)"
-    echo "  before    $(sed -n "${i}p" "$DEMO/answers-before.jsonl" | text_of completion | cut -c 1-120)"
-    echo "  after     $(sed -n "${i}p" "$DEMO/answers-after.jsonl" | text_of completion | cut -c 1-120)"
+    echo "  before    $(sed -n "${i}p" "$DEMO/answers-before.jsonl" | text_of answer | cut -c 1-120)"
+    echo "  after     $(sed -n "${i}p" "$DEMO/answers-after.jsonl" | text_of answer | cut -c 1-120)"
   done
 }
 
