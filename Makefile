@@ -73,10 +73,12 @@ $(BUILD)/tests/%: tests/%.c $(LIBRARY)
 
 # ---- tests and checks ---------------------------------------------------------------------------------------
 
-.PHONY: test check
+.PHONY: test tests check
 test: ## install what is missing, build and run the tests (search=TEXT: those whose name contains it)
 	$(Q)./env.sh
 	$(Q)$(MAKE) --no-print-directory check
+
+tests: $(TEST_PROGRAMS)
 
 # Scripts need the program; what search does not ask for is not built.
 SELECTED = $(foreach t,$(TEST_PROGRAMS),$(if $(findstring $(search),$(notdir $t)),$t))

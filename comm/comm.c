@@ -11,7 +11,7 @@
 
 static int number_in(const char *variable, int otherwise) {
   const char *text = getenv(variable);
-  return text && *text ? atoi(text) : otherwise;
+  return text && *text ? (int)strtol(text, NULL, 10) : otherwise;
 }
 
 static bool is_launched(void) {

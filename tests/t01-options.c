@@ -61,6 +61,8 @@ static void test_names(void) {
   CHECK(strcmp(nearest_name("ahpla", names), "alpha") == 0);
   CHECK(strcmp(nearest_name("global", names), "global-batch") == 0);
   CHECK(strcmp(nearest_name("btea", names), "beta") == 0);
+  const char *const short_names[] = {"lr", NULL};
+  CHECK(nearest_name("rl", short_names) == short_names[0]);
   CHECK(!nearest_name("x", names) && !nearest_name("", names) && !nearest_name("gamma-delta", names));
 }
 
