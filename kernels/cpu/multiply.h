@@ -31,22 +31,24 @@ struct multiply {
   const void *residual; /**< [m, n] of c_type or NULL; may be c itself */
 };
 
-/** What one thread needs: allocated once, when the device opens. 64-byte aligned; sizes below, in 32-bit words. */
+/** What one thread needs: allocated once, when the device opens. 64-byte aligned. */
 struct multiply_scratch {
-  uint32_t *panel; /**< B: [step][column] */
-  float *sums;     /**< C, for inner dimensions longer than a panel */
-  uint32_t *tile;  /**< A, where it can't be read in place */
-  uint32_t *rows;  /**< rows of B on their way into the panel */
+  uint32_t *panel; /**< [PANEL_WORDS + PANEL_SLACK] panels of B: [step][column] each; half a second-level cache */
+  float *sums;     /**< [SUM_WORDS] of C, when the inner dimension is longer than a panel */
+  uint32_t *tile;  /**< [TILE_WORDS] of A, where it can't be read in place */
+  uint32_t *rows;  /**< [STAGE_WORDS] rows of B on their way into the panel */
 };
 
 /** A step is one fp32 element, or a pair of bf16 elements, of the inner dimension. */
 enum {
-  PANEL_STEPS = 2048,
-  PANEL_COLUMNS = 48,
-  SUM_ROWS = 2048,
+  MOST_STEPS = 2048, /**< packed at once; longer inner dimensions are taken in parts */
+  PANEL_WORDS = 96 << 10,
+  PANEL_SLACK = 1 << 10, /**< transpositions write whole vectors, beyond the last step */
+  SUM_WORDS = 96 << 10,
   TILE_ROWS = 16,
+  TILE_WORDS = TILE_ROWS * MOST_STEPS,
   STAGE_STEPS = 256,
-  STAGE_ROWS = 16,
+  STAGE_WORDS = 16 * STAGE_STEPS,
 };
 
 /** The unit in which work is shared out: some rows of a panel of columns. Any cut between units gives the same bits. */

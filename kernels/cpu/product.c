@@ -30,23 +30,14 @@ static const struct {
 
 /* ---- workspace ------------------------------------------------------------------------------------------ */
 
-enum {
-  PANEL_WORDS = PANEL_STEPS * PANEL_COLUMNS,
-  SUM_WORDS = SUM_ROWS * PANEL_COLUMNS,
-  TILE_WORDS = PANEL_STEPS * TILE_ROWS,
-  STAGE_WORDS = STAGE_STEPS * STAGE_ROWS,
-  THREAD_WORDS = PANEL_WORDS + SUM_WORDS + TILE_WORDS + STAGE_WORDS,
-};
+enum { THREAD_WORDS = PANEL_WORDS + PANEL_SLACK + SUM_WORDS + TILE_WORDS + STAGE_WORDS };
 
 static void share_out(struct product *product) {
   for (int t = 0; t < product->threads; t++) {
     uint32_t *memory = product->memory + (size_t)t * THREAD_WORDS;
-    product->scratch[t] = (struct multiply_scratch){
-        .panel = memory,
-        .sums = (float *)(memory + PANEL_WORDS),
-        .tile = memory + PANEL_WORDS + SUM_WORDS,
-        .rows = memory + PANEL_WORDS + SUM_WORDS + TILE_WORDS,
-    };
+    float *sums = (float *)(memory + PANEL_WORDS + PANEL_SLACK);
+    uint32_t *tile = memory + PANEL_WORDS + PANEL_SLACK + SUM_WORDS;
+    product->scratch[t] = (struct multiply_scratch){memory, sums, tile, tile + TILE_WORDS};
   }
 }
 

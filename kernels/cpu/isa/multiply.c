@@ -8,9 +8,11 @@
 #define multiply_run   ISA_NAME(multiply_run)
 #define INLINE         static inline __attribute__((always_inline))
 
-enum { WIDTH = LANES * VECTORS };
-_Static_assert((int)WIDTH <= (int)PANEL_COLUMNS && (int)MOST_ROWS <= (int)TILE_ROWS,
-               "the scratch must hold a panel and a tile");
+enum {
+  WIDTH = LANES * VECTORS,
+  DEEP_PANELS = 6, /**< packed together when the inner dimension is too long for one */
+};
+_Static_assert((int)MOST_ROWS <= (int)TILE_ROWS, "the scratch must hold a panel and a tile");
 
 /** A as the tile reads it: the step s of row r is the word at data + r * row + s * step, in bytes. */
 struct rows_of_a {
@@ -78,20 +80,22 @@ struct tile_set {
 TILES(8, 3)
 TILES(4, 3)
 TILES(2, 3)
-TILES(1, 3) TILES(12, 2) TILES(6, 2) TILES(2, 2) TILES(1, 2) TILES(12, 1) TILES(6, 1) TILES(2, 1)
-    TILES(1, 1) static const
+TILES(1, 3)
+TILES(12, 2) TILES(6, 2) TILES(2, 2) TILES(1, 2) TILES(12, 1) TILES(6, 1) TILES(2, 1) TILES(1, 1) static const
     struct tile_set tile_sets[VECTORS] = {TILE_SET(1, 12, 6, 2, 1), TILE_SET(2, 12, 6, 2, 1), TILE_SET(3, 8, 4, 2, 1)};
 #elif defined(__AVX2__)
 TILES(6, 2)
 TILES(3, 2)
 TILES(2, 2)
-TILES(1, 2) TILES(12, 1) TILES(6, 1) TILES(2, 1) TILES(1, 1) static const
+TILES(1, 2)
+TILES(12, 1) TILES(6, 1) TILES(2, 1) TILES(1, 1) static const
     struct tile_set tile_sets[VECTORS] = {TILE_SET(1, 12, 6, 2, 1), TILE_SET(2, 6, 3, 2, 1)};
 #else
 TILES(4, 2)
 TILES(3, 2)
 TILES(2, 2)
-TILES(1, 2) TILES(4, 1) TILES(3, 1) TILES(2, 1) TILES(1, 1) static const
+TILES(1, 2)
+TILES(4, 1) TILES(3, 1) TILES(2, 1) TILES(1, 1) static const
     struct tile_set tile_sets[VECTORS] = {TILE_SET(1, 4, 3, 2, 1), TILE_SET(2, 4, 3, 2, 1)};
 #endif
 
@@ -160,96 +164,129 @@ static void write_row(const struct multiply *task, const float *sums, size_t pla
 }
 #endif
 
-/** Some rows of one panel. */
-struct block {
-  const struct multiply *task;
-  struct multiply_scratch *scratch;
-  const struct tile_set *set;
-  bool pairs, in_place;
-  int column, width, columns; /**< width: padded to whole vectors */
-  int first, count;           /**< of the inner dimension */
-};
-
-static struct rows_of_a rows_of_a(const struct block *block, int row, int rows) {
-  const struct operand *a = &block->task->a;
-  size_t size = dtype_size(a->type);
-  if (block->in_place) {
-    const char *data = (const char *)a->data + (row * a->row_stride + block->first * a->step_stride) * size;
-    return (struct rows_of_a){data, a->row_stride * size, block->pairs ? 4 : a->step_stride * size};
-  }
-  pack_tile(block->task, block->scratch, block->pairs, row, rows, block->first, block->count);
-  const char *data = (const char *)block->scratch->tile;
-  size_t steps = (size_t)steps_of(block->count, block->pairs);
-  return a->step_stride == 1 ? (struct rows_of_a){data, 4 * steps, 4} : (struct rows_of_a){data, 4, 4 * TILE_ROWS};
-}
-
-/** Multiplies `rows` rows from `row` on with the packed panel, into sums[rows][width]. */
-static void multiply_rows(const struct block *block, int row, int rows, float *sums) {
-  struct rows_of_a a = rows_of_a(block, row, rows);
-  int steps = steps_of(block->count, block->pairs);
-  for (int i = 0, done = 0; done < rows; i++)
-    for (; rows - done >= block->set->rows[i]; done += block->set->rows[i]) {
-      struct rows_of_a part = {a.data + done * a.row, a.row, a.step};
-      tile_function *function = block->pairs ? block->set->pairs[i] : block->set->floats[i];
-      function(steps, part, block->scratch->panel, sums + (size_t)done * block->width, block->first > 0);
-    }
-}
-
-static void write_rows(const struct block *block, int row, int rows, const float *sums) {
-  const struct multiply *task = block->task;
-  for (int r = 0; r < rows; r++)
-    write_row(task, sums + (size_t)r * block->width, (size_t)(row + r) * task->n + block->column, block->column,
-              block->columns);
-}
-
 static int smaller(int a, int b) {
   return a < b ? a : b;
 }
 
-/** The inner dimension fits a panel: a tile's sums go straight to C. */
-static void run_shallow(struct block *block, int row, int end) {
-  float sums[MOST_ROWS * WIDTH] __attribute__((aligned(64)));
-  block->first = 0;
-  block->count = block->task->k;
-  pack_panel(block->task, block->scratch, block->pairs, block->column, block->width, 0, block->count);
-  for (int rows; row < end; row += rows) {
-    rows = smaller(block->set->rows[0], end - row);
-    multiply_rows(block, row, rows, sums);
-    write_rows(block, row, rows, sums);
+/** Panels side by side that are packed together, and the part of the inner dimension they hold. */
+struct group {
+  const struct multiply *task;
+  struct multiply_scratch *scratch;
+  bool pairs, in_place;
+  int first_panel, panels;
+  int first, count;
+};
+
+/** The columns of panel `p` of a group. */
+struct columns {
+  int first, count, vectors;
+};
+
+static struct columns columns_of(const struct group *group, int p) {
+  int first = (group->first_panel + p) * WIDTH, count = smaller(WIDTH, group->task->n - first);
+  return (struct columns){first, count, (count + LANES - 1) / LANES};
+}
+
+static uint32_t *panel_of(const struct group *group, int p) {
+  return group->scratch->panel + (size_t)p * WIDTH * steps_of(group->count, group->pairs);
+}
+
+static void pack_group(const struct group *group) {
+  for (int p = 0; p < group->panels; p++) {
+    struct columns columns = columns_of(group, p);
+    pack_panel(panel_of(group, p), group->task, group->scratch->rows, group->pairs, columns.first,
+               columns.vectors * LANES, group->first, group->count);
   }
 }
 
-/** Panel after panel along the inner dimension, the sums of all rows kept in between. At most SUM_ROWS rows. */
-static void run_deep(struct block *block, int row, int end) {
-  int depth = block->pairs ? 2 * PANEL_STEPS : PANEL_STEPS;
-  float *sums = block->scratch->sums;
-  for (block->first = 0; block->first < block->task->k; block->first += depth) {
-    block->count = smaller(depth, block->task->k - block->first);
-    pack_panel(block->task, block->scratch, block->pairs, block->column, block->width, block->first, block->count);
-    for (int r = row, rows; r < end; r += rows) {
-      rows = smaller(block->set->rows[0], end - r);
-      multiply_rows(block, r, rows, sums + (size_t)(r - row) * block->width);
+static struct rows_of_a rows_of_a(const struct group *group, int row, int rows) {
+  const struct operand *a = &group->task->a;
+  size_t size = dtype_size(a->type);
+  if (group->in_place) {
+    const char *data = (const char *)a->data + (row * a->row_stride + group->first * a->step_stride) * size;
+    return (struct rows_of_a){data, a->row_stride * size, group->pairs ? 4 : a->step_stride * size};
+  }
+  pack_tile(group->scratch->tile, group->task, group->pairs, row, rows, group->first, group->count);
+  const char *data = (const char *)group->scratch->tile;
+  size_t steps = (size_t)steps_of(group->count, group->pairs);
+  return a->step_stride == 1 ? (struct rows_of_a){data, 4 * steps, 4} : (struct rows_of_a){data, 4, 4 * TILE_ROWS};
+}
+
+/** Multiplies `rows` rows of A with panel `p`, into or onto sums[rows][vectors * LANES]. */
+static void multiply_panel(const struct group *group, int p, struct rows_of_a a, int rows, float *sums) {
+  int steps = steps_of(group->count, group->pairs), vectors = columns_of(group, p).vectors;
+  const struct tile_set *set = &tile_sets[vectors - 1];
+  for (int i = 0; rows > 0; i++)
+    for (int height = set->rows[i]; rows >= height; rows -= height) {
+      tile_function *function = group->pairs ? set->pairs[i] : set->floats[i];
+      function(steps, a, panel_of(group, p), sums, group->first > 0);
+      a.data += height * a.row;
+      sums += height * vectors * LANES;
+    }
+}
+
+static void write_panel(const struct group *group, int p, int row, int rows, const float *sums) {
+  const struct multiply *task = group->task;
+  struct columns columns = columns_of(group, p);
+  for (int r = 0; r < rows; r++, sums += columns.vectors * LANES)
+    write_row(task, sums, (size_t)(row + r) * task->n + columns.first, columns.first, columns.count);
+}
+
+/** The whole inner dimension is packed: a tile's sums go straight to C. */
+static void run_shallow(struct group *group, int row, int end) {
+  float sums[MOST_ROWS * WIDTH] __attribute__((aligned(64)));
+  int height = tile_sets[columns_of(group, 0).vectors - 1].rows[0];
+  group->first = 0;
+  group->count = group->task->k;
+  pack_group(group);
+  for (int rows; row < end; row += rows) {
+    rows = smaller(height, end - row);
+    struct rows_of_a a = rows_of_a(group, row, rows);
+    for (int p = 0; p < group->panels; p++) {
+      multiply_panel(group, p, a, rows, sums);
+      write_panel(group, p, row, rows, sums);
     }
   }
-  write_rows(block, row, end - row, sums);
 }
 
-static void run_panel(const struct multiply *task, struct multiply_scratch *scratch, int panel, int row, int end) {
-  int column = panel * WIDTH, columns = smaller(WIDTH, task->n - column), vectors = (columns + LANES - 1) / LANES;
-  bool pairs = uses_pairs(task);
-  struct block block = {.task = task,
-                        .scratch = scratch,
-                        .set = &tile_sets[vectors - 1],
-                        .pairs = pairs,
-                        .in_place = reads_in_place(task, pairs),
-                        .column = column,
-                        .width = vectors * LANES,
-                        .columns = columns};
-  if (steps_of(task->k, pairs) <= PANEL_STEPS) {
-    run_shallow(&block, row, end);
-    return;
+/** Part after part of the inner dimension, `depth` elements each, the sums of all rows kept in between. */
+static void run_deep(struct group *group, int depth, int row, int end) {
+  int height = tile_sets[columns_of(group, 0).vectors - 1].rows[0];
+  size_t panel_sums = (size_t)(end - row) * WIDTH;
+  for (group->first = 0; group->first < group->task->k; group->first += depth) {
+    group->count = smaller(depth, group->task->k - group->first);
+    pack_group(group);
+    for (int r = row, rows; r < end; r += rows) {
+      rows = smaller(height, end - r);
+      struct rows_of_a a = rows_of_a(group, r, rows);
+      for (int p = 0; p < group->panels; p++) {
+        size_t before = (size_t)(r - row) * columns_of(group, p).vectors * LANES;
+        multiply_panel(group, p, a, rows, group->scratch->sums + p * panel_sums + before);
+      }
+    }
   }
-  for (; row < end; row += SUM_ROWS) run_deep(&block, row, smaller(row + SUM_ROWS, end));
+  for (int p = 0; p < group->panels; p++) write_panel(group, p, row, end - row, group->scratch->sums + p * panel_sums);
+}
+
+/** Rows row .. end of some panels. */
+static void run_panels(const struct multiply *task, struct multiply_scratch *scratch, int panel, int panels, int row,
+                       int end) {
+  bool pairs = uses_pairs(task);
+  int steps = steps_of(task->k, pairs), fit = steps ? PANEL_WORDS / (steps * WIDTH) : panels;
+  struct group group = {.task = task, .scratch = scratch, .pairs = pairs, .in_place = reads_in_place(task, pairs)};
+  bool deep = steps > MOST_STEPS;
+  if (deep) fit = DEEP_PANELS;
+  for (int last = panel + panels; panel < last; panel += group.panels) {
+    group.first_panel = panel;
+    group.panels = smaller(fit, last - panel);
+    if (!deep) {
+      run_shallow(&group, row, end);
+      continue;
+    }
+    int depth = smaller(PANEL_WORDS / (group.panels * WIDTH) / LANES * LANES, MOST_STEPS) * (pairs ? 2 : 1);
+    int rows = SUM_WORDS / (group.panels * WIDTH);
+    for (int r = row; r < end; r += rows) run_deep(&group, depth, r, smaller(r + rows, end));
+  }
 }
 
 void multiply_run(const struct multiply *task, struct multiply_scratch *scratch, int64_t first_unit,
@@ -257,8 +294,14 @@ void multiply_run(const struct multiply *task, struct multiply_scratch *scratch,
   int units = row_units(task), unit_rows = widest_set(task)->rows[0];
   while (first_unit < last_unit) {
     int panel = (int)(first_unit / units), from = (int)(first_unit % units);
-    int to = (int)(last_unit - first_unit < units - from ? from + (last_unit - first_unit) : units);
-    run_panel(task, scratch, panel, from * unit_rows, smaller(to * unit_rows, task->m));
-    first_unit += to - from;
+    int64_t left = last_unit - first_unit;
+    if (from == 0 && left >= units) {
+      run_panels(task, scratch, panel, (int)(left / units), 0, task->m);
+      first_unit += left / units * units;
+    } else {
+      int to = left < units - from ? from + (int)left : units;
+      run_panels(task, scratch, panel, 1, from * unit_rows, smaller(to * unit_rows, task->m));
+      first_unit += to - from;
+    }
   }
 }

@@ -6,7 +6,7 @@
 
 #define dequantize ISA_NAME(dequantize)
 
-_Static_assert((int)LANES <= (int)STAGE_ROWS, "the scratch must hold the rows of a transposition");
+_Static_assert((int)LANES *(int)STAGE_STEPS <= (int)STAGE_WORDS, "the scratch must hold the rows of a transposition");
 
 #if defined(__AVX512BF16__)
 /** out[s * stride + lane] = rows[lane][s] for 16 x 16 words. */
@@ -161,30 +161,29 @@ static void interleave_steps(const struct operand *operand, bool pairs, int colu
   }
 }
 
-void pack_panel(const struct multiply *task, struct multiply_scratch *scratch, bool pairs, int column, int width,
+void pack_panel(uint32_t *panel, const struct multiply *task, uint32_t *stage, bool pairs, int column, int width,
                 int first, int count) {
   if (!task->part_count && task->b.step_stride != 1) {
     int columns = task->n - column < width ? task->n - column : width;
-    interleave_steps(&task->b, pairs, column, columns, width, first, count, scratch->panel);
+    interleave_steps(&task->b, pairs, column, columns, width, first, count, panel);
     return;
   }
   for (int group = 0; group < width; group += LANES) {
     struct source sources[LANES];
     for (int lane = 0; lane < LANES; lane++) sources[lane] = find_column(task, column + group + lane);
-    transpose_columns(sources, scratch->rows, pairs, first, count, scratch->panel + group, width);
+    transpose_columns(sources, stage, pairs, first, count, panel + group, width);
   }
 }
 
-void pack_tile(const struct multiply *task, struct multiply_scratch *scratch, bool pairs, int row, int rows, int first,
-               int count) {
+void pack_tile(uint32_t *tile, const struct multiply *task, bool pairs, int row, int rows, int first, int count) {
   const struct operand *a = &task->a;
   if (a->step_stride != 1) {
-    interleave_steps(a, pairs, row, rows, TILE_ROWS, first, count, scratch->tile);
+    interleave_steps(a, pairs, row, rows, TILE_ROWS, first, count, tile);
     return;
   }
   int steps = steps_of(count, pairs);
   for (int r = 0; r < rows; r++) {
     const char *data = (const char *)a->data + ((row + r) * a->row_stride + first) * dtype_size(a->type);
-    copy_words(scratch->tile + (size_t)r * steps, steps, data, a->type, pairs, count);
+    copy_words(tile + (size_t)r * steps, steps, data, a->type, pairs, count);
   }
 }

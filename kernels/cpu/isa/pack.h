@@ -17,14 +17,13 @@ static inline int steps_of(int elements, bool pairs) {
   return pairs ? (elements + 1) / 2 : elements;
 }
 
-/** scratch->panel[step][width] = columns column .. column + width of B (zero beyond n), elements first .. first + count
- *  of the inner dimension (a missing second of a pair is zero). */
-void pack_panel(const struct multiply *task, struct multiply_scratch *scratch, bool pairs, int column, int width,
+/** panel[step][width] = columns column .. column + width of B (zero beyond n), elements first .. first + count of the
+ *  inner dimension (a missing second of a pair is zero). `stage`: STAGE_WORDS. */
+void pack_panel(uint32_t *panel, const struct multiply *task, uint32_t *stage, bool pairs, int column, int width,
                 int first, int count);
 
-/** Rows row .. row + rows of A, at most TILE_ROWS, into scratch->tile: [row][step] if A is contiguous along the inner
- *  dimension, else [step][TILE_ROWS]. */
-void pack_tile(const struct multiply *task, struct multiply_scratch *scratch, bool pairs, int row, int rows, int first,
-               int count);
+/** Rows row .. row + rows of A, at most TILE_ROWS: tile[row][step] if A is contiguous along the inner dimension, else
+ *  tile[step][TILE_ROWS]. */
+void pack_tile(uint32_t *tile, const struct multiply *task, bool pairs, int row, int rows, int first, int count);
 
 #endif
