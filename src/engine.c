@@ -14,12 +14,15 @@
 
 /* ---- opening -------------------------------------------------------------------------------------------- */
 
-static int open_device(struct engine *engine, const struct options *options, const struct model_config *config) {
+static int open_device(struct engine *engine, const struct options *options, const struct model_config *config,
+                       enum engine_use use) {
+  struct device_limits limits = backbone_limits(config, engine->capacity);
+  if (use == ENGINE_TRAIN) limits.side_hidden = config->hidden / (int)options->reduction_factor;
   return device_open(&engine->device, &(struct device_options){.name = options->device,
                                                                .cpu_isa = options->cpu_isa,
                                                                .act = options->act,
                                                                .threads = engine->threads,
-                                                               .limits = backbone_limits(config, engine->capacity)});
+                                                               .limits = limits});
 }
 
 /* The best of a few products of 1024 x 2048 x 2048: small enough to leave no mark on the peak of memory. */
@@ -108,7 +111,7 @@ static int open_with_file(struct engine *engine, struct backbone_file *file, con
                           const struct engine_plan *plan) {
   memcpy(engine->digest, backbone_file_digest(file), sizeof engine->digest);
   TRY(backbone_file_tokenizer(file, &engine->tokenizer));
-  TRY(open_device(engine, options, backbone_file_config(file)));
+  TRY(open_device(engine, options, backbone_file_config(file), plan->use));
   if (plan->use == ENGINE_TRAIN) TRY(measure_peak(engine));
   TRY(backbone_open(&engine->backbone, engine->device, file, engine->capacity, plan->positions));
   TRY(open_side(engine, options, plan));
