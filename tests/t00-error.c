@@ -29,7 +29,7 @@ static void test_passing(void) {
 }
 
 static void test_one_line(void) {
-  fail(ERR_INPUT, "a\nb\033[2J%s", "\r");
+  CHECK(fail(ERR_INPUT, "a\nb\033[2J%s", "\r") == ERR_INPUT);
   CHECK(strcmp(fail_message(), "a?b?[2J?") == 0);
   fail_at(ERR_INPUT, "pa\nth");
   CHECK(strcmp(fail_message(), "pa?th: a?b?[2J?") == 0);
@@ -39,7 +39,7 @@ static void test_long_line(void) {
   char text[3 * ERROR_LINE];
   memset(text, 'x', sizeof text - 1);
   text[sizeof text - 1] = 0;
-  fail(ERR_INPUT, "%s", text);
+  CHECK(fail(ERR_INPUT, "%s", text) == ERR_INPUT);
   CHECK(strlen(fail_message()) == ERROR_LINE - 1);
   fail_at(ERR_INPUT, "place");
   CHECK(strlen(fail_message()) == ERROR_LINE - 1 && strncmp(fail_message(), "place: x", 8) == 0);
