@@ -65,6 +65,13 @@ int h5_get_text(struct h5_file *file, const char *object, const char *name, char
 int h5_get_number(struct h5_file *file, const char *object, const char *name, double *out);
 int h5_get_integer(struct h5_file *file, const char *object, const char *name, int64_t *out);
 
+/** Calls `visit` for every attribute of an object in name order but "xxh3"; stops at the first status other than OK. */
+enum h5_attribute_kind { H5_TEXT, H5_INTEGER, H5_NUMBER };
+int h5_each_attribute(struct h5_file *file, const char *object,
+                      int (*visit)(void *context, struct h5_file *file, const char *object, const char *name,
+                                   enum h5_attribute_kind kind),
+                      void *context);
+
 /** Calls `visit` for every dataset in name order, for `inspect`; stops at the first status other than OK. */
 struct h5_dataset {
   const char *name;

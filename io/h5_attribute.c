@@ -95,3 +95,48 @@ int h5_get_text(struct h5_file *file, const char *object, const char *name, char
   H5Aclose(attribute);
   return status;
 }
+
+struct attribute_list {
+  struct buffer names; /* each with its end */
+  int status;
+};
+
+static herr_t on_attribute(hid_t object, const char *name, const H5A_info_t *info, void *context) {
+  (void)object, (void)info;
+  struct attribute_list *list = context;
+  if (strcmp(name, "xxh3") != 0) list->status = buffer_append(&list->names, name, strlen(name) + 1);
+  return list->status == OK ? 0 : 1;
+}
+
+static int list_attributes(struct h5_file *file, const char *object, struct attribute_list *list) {
+  TRY(h5_require(file, object));
+  if (H5Aiterate_by_name(file->id, object, H5_INDEX_NAME, H5_ITER_INC, NULL, on_attribute, list, H5P_DEFAULT) < 0)
+    return h5_fault(file, "the attributes of %s cannot be read", object);
+  return list->status;
+}
+
+static int kind_of(struct h5_file *file, const char *object, const char *name, enum h5_attribute_kind *out) {
+  hid_t attribute;
+  TRY(open_scalar(file, object, name, &attribute));
+  hid_t type = H5Aget_type(attribute);
+  H5T_class_t class = H5Tget_class(type);
+  H5Tclose(type);
+  H5Aclose(attribute);
+  *out = class == H5T_INTEGER ? H5_INTEGER : class == H5T_FLOAT ? H5_NUMBER : H5_TEXT;
+  return OK;
+}
+
+int h5_each_attribute(struct h5_file *file, const char *object,
+                      int (*visit)(void *context, struct h5_file *file, const char *object, const char *name,
+                                   enum h5_attribute_kind kind),
+                      void *context) {
+  struct attribute_list list = {.status = OK};
+  int status = list_attributes(file, object, &list);
+  for (size_t at = 0; status == OK && at < list.names.size; at += strlen(list.names.data + at) + 1) {
+    enum h5_attribute_kind kind;
+    status = kind_of(file, object, list.names.data + at, &kind);
+    if (status == OK) status = visit(context, file, object, list.names.data + at, kind);
+  }
+  buffer_free(&list.names);
+  return status;
+}
