@@ -125,7 +125,6 @@ static int read_back(FILE *file, struct buffer *out) {
 }
 
 static int spawn_and_wait(char *const *words, FILE *in, FILE *out, FILE *errors, int *spawned, int *ended) {
-  extern char **environ;
   posix_spawn_file_actions_t actions;
   if (posix_spawn_file_actions_init(&actions) != 0) return fail(ERR_MEMORY, "not enough memory to start %s", words[0]);
   posix_spawn_file_actions_adddup2(&actions, fileno(in), STDIN_FILENO);

@@ -75,40 +75,55 @@ static void check_page(const char *path, bool with_curves) {
   buffer_free(&page);
 }
 
-int main(void) {
-  scratch_make();
-  struct comm *comm = NULL;
-  CHECK_OK(comm_open(&comm));
-  char *nasty = NULL, *other = NULL, *page = NULL, *picture = NULL, *default_page = NULL, *metrics = NULL;
-  nasty = scratch_path(NASTY);
-  other = scratch_path("other");
-  page = scratch_path("compared.html");
-  picture = scratch_path("compared.png");
-  CHECK_OK(file_join(nasty, "report.html", &default_page));
-  CHECK_OK(file_join(other, "metrics.jsonl", &metrics));
-  write_run(nasty, "cpu <i>avx512</i>", 1000);
-  write_run(other, "cpu", 1);
-  char *runs[] = {nasty, other};
+static char *nasty, *other, *page, *picture;
 
+static void a_page_and_a_picture(struct comm *comm) {
+  char *runs[] = {nasty, other}, *own_page = NULL;
   CHECK_OK(report(comm, runs, 2, page));
   check_page(page, true);
   CHECK(file_starts_with(picture, "\x89PNG\r\n", 6));
+  CHECK_OK(file_join(nasty, "report.html", &own_page));
   CHECK_OK(report(comm, runs, 1, NULL));
-  check_page(default_page, true);
+  check_page(own_page, true);
+  free(own_page);
+}
 
+static void without_gnuplot(struct comm *comm) {
+  char *runs[] = {nasty, other};
   CHECK(setenv("PATH", "/there-is-no-gnuplot-here", 1) == 0);
   CHECK_OK(report(comm, runs, 2, page));
   check_page(page, false);
+}
 
+static void what_cannot_be_read(struct comm *comm) {
+  char *runs[] = {nasty, other}, *metrics = NULL;
   CHECK_FAILS(ERR_USAGE, "which run", report(comm, runs, 0, NULL));
+  CHECK_OK(file_join(other, "metrics.jsonl", &metrics));
   CHECK_OK(file_write(metrics, "{}\n", 3));
   CHECK_FAILS(ERR_INPUT, "other/metrics.jsonl:1: ", report(comm, runs, 2, page));
   CHECK_OK(file_write(metrics, "", 0));
   CHECK_OK(report(comm, runs, 2, page)); /* a run that has not said anything yet */
+  unlink(metrics);
+  CHECK_FAILS(ERR_INPUT, "No such file", report(comm, runs, 2, page));
+  free(metrics);
+}
 
+int main(void) {
+  struct comm *comm = NULL;
+  scratch_make();
+  CHECK_OK(comm_open(&comm));
+  nasty = scratch_path(NASTY);
+  other = scratch_path("other");
+  page = scratch_path("compared.html");
+  picture = scratch_path("compared.png");
+  write_run(nasty, "cpu <i>avx512</i>", 1000);
+  write_run(other, "cpu", 1);
+  a_page_and_a_picture(comm);
+  without_gnuplot(comm);
+  what_cannot_be_read(comm);
   remove_run(nasty);
   remove_run(other);
-  free(nasty), free(other), free(page), free(picture), free(default_page), free(metrics);
+  free(nasty), free(other), free(page), free(picture);
   comm_close(&comm);
   scratch_remove();
   return check_result();
