@@ -1,16 +1,14 @@
 /* metrics.jsonl: what is written is read back; damage is named by file and line; resuming keeps the lines up to a step. */
 #include <math.h>
-#include <stdlib.h>
-#include <unistd.h>
 
 #include "base/file.h"
 #include "check.h"
 #include "io/metrics.h"
+#include "scratch.h"
 
 // RUN ranks=1
 
-static char folder[] = "/tmp/qst-t19-XXXXXX";
-static char path[64];
+static char *path;
 
 static void write_run(int64_t first, int64_t last) {
   struct metrics *metrics = NULL;
@@ -87,7 +85,7 @@ static void resuming_keeps_lines_up_to_a_step(void) {
   CHECK_OK(metrics_read(path, &log));
   CHECK(log.step_count == 0 && log.start_count == 1 && !log.ended);
   metrics_log_free(&log);
-  CHECK_OK(metrics_truncate("/tmp/qst-t19-there-is-none", 1));
+  CHECK_OK(metrics_truncate("there/is/none", 1));
 }
 
 static void damage_is_named(void) {
@@ -120,17 +118,17 @@ static void a_full_disk_is_an_error(void) {
   CHECK_OK(metrics_open(&metrics, "/dev/full"));
   if (metrics) CHECK_FAILS(ERR_SYSTEM, "/dev/full", metrics_end(metrics, &(struct metrics_end){1, 1}));
   metrics_close(&metrics);
-  CHECK_FAILS(ERR_SYSTEM, "no-such-folder", metrics_open(&metrics, "/tmp/no-such-folder/metrics.jsonl"));
+  CHECK_FAILS(ERR_SYSTEM, "no-such-folder", metrics_open(&metrics, "no-such-folder/metrics.jsonl"));
 }
 
 int main(void) {
-  if (!mkdtemp(folder)) return 1;
-  snprintf(path, sizeof path, "%s/metrics.jsonl", folder);
+  scratch_make();
+  path = scratch_path("metrics.jsonl");
   written_is_read();
   resuming_keeps_lines_up_to_a_step();
   damage_is_named();
   a_full_disk_is_an_error();
-  unlink(path);
-  rmdir(folder);
+  scratch_remove();
+  free(path);
   return check_result();
 }
