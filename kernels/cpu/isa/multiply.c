@@ -3,6 +3,7 @@
 
 #include "kernels/cpu/isa/pack.h"
 #include "kernels/cpu/isa/product_vector.h"
+#include "kernels/cpu/isa/write_sums.h"
 
 #define multiply_units ISA_NAME(multiply_units)
 #define multiply_run   ISA_NAME(multiply_run)
@@ -81,21 +82,24 @@ TILES(8, 3)
 TILES(4, 3)
 TILES(2, 3)
 TILES(1, 3)
-TILES(12, 2) TILES(6, 2) TILES(2, 2) TILES(1, 2) TILES(12, 1) TILES(6, 1) TILES(2, 1) TILES(1, 1) static const
+TILES(12, 2)
+TILES(6, 2) TILES(2, 2) TILES(1, 2) TILES(12, 1) TILES(6, 1) TILES(2, 1) TILES(1, 1) static const
     struct tile_set tile_sets[VECTORS] = {TILE_SET(1, 12, 6, 2, 1), TILE_SET(2, 12, 6, 2, 1), TILE_SET(3, 8, 4, 2, 1)};
 #elif defined(__AVX2__)
 TILES(6, 2)
 TILES(3, 2)
 TILES(2, 2)
 TILES(1, 2)
-TILES(12, 1) TILES(6, 1) TILES(2, 1) TILES(1, 1) static const
+TILES(12, 1)
+TILES(6, 1) TILES(2, 1) TILES(1, 1) static const
     struct tile_set tile_sets[VECTORS] = {TILE_SET(1, 12, 6, 2, 1), TILE_SET(2, 6, 3, 2, 1)};
 #else
 TILES(4, 2)
 TILES(3, 2)
 TILES(2, 2)
 TILES(1, 2)
-TILES(4, 1) TILES(3, 1) TILES(2, 1) TILES(1, 1) static const
+TILES(4, 1)
+TILES(3, 1) TILES(2, 1) TILES(1, 1) static const
     struct tile_set tile_sets[VECTORS] = {TILE_SET(1, 4, 3, 2, 1), TILE_SET(2, 4, 3, 2, 1)};
 #endif
 
@@ -121,48 +125,6 @@ static int row_units(const struct multiply *task) {
 int64_t multiply_units(const struct multiply *task) {
   return (int64_t)((task->n + WIDTH - 1) / WIDTH) * row_units(task);
 }
-
-#if defined(__AVX512BF16__)
-/** Adds bias and residual and rounds. */
-INLINE void write_vector(const struct multiply *task, const float *sums, size_t place, int column, __mmask16 mask) {
-  __m512 value = _mm512_loadu_ps(sums);
-  if (task->bias) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, task->bias + column));
-  if (task->c_type == DTYPE_BF16) {
-    if (task->residual) {
-      __m256i bits = _mm256_maskz_loadu_epi16(mask, (const bf16 *)task->residual + place);
-      value = _mm512_add_ps(value, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)));
-    }
-    _mm256_mask_storeu_epi16((bf16 *)task->c + place, mask, (__m256i)_mm512_cvtneps_pbh(value));
-  } else {
-    if (task->residual)
-      value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, (const float *)task->residual + place));
-    _mm512_mask_storeu_ps((float *)task->c + place, mask, value);
-  }
-}
-
-static void write_row(const struct multiply *task, const float *sums, size_t place, int column, int count) {
-  for (int j = 0; j < count; j += LANES) {
-    __mmask16 mask = (__mmask16)(count - j >= LANES ? 0xffff : (1 << (count - j)) - 1);
-    write_vector(task, sums + j, place + j, column + j, mask);
-  }
-}
-#else
-static float read_act(const void *x, enum dtype type, size_t i) {
-  return type == DTYPE_BF16 ? bf16_to_float(((const bf16 *)x)[i]) : ((const float *)x)[i];
-}
-
-static void write_row(const struct multiply *task, const float *sums, size_t place, int column, int count) {
-  for (int j = 0; j < count; j++) {
-    float value = sums[j];
-    if (task->bias) value += task->bias[column + j];
-    if (task->residual) value += read_act(task->residual, task->c_type, place + j);
-    if (task->c_type == DTYPE_BF16)
-      ((bf16 *)task->c)[place + j] = float_to_bf16(value);
-    else
-      ((float *)task->c)[place + j] = value;
-  }
-}
-#endif
 
 static int smaller(int a, int b) {
   return a < b ? a : b;
@@ -226,10 +188,8 @@ static void multiply_panel(const struct group *group, int p, struct rows_of_a a,
 }
 
 static void write_panel(const struct group *group, int p, int row, int rows, const float *sums) {
-  const struct multiply *task = group->task;
   struct columns columns = columns_of(group, p);
-  for (int r = 0; r < rows; r++, sums += columns.vectors * LANES)
-    write_row(task, sums, (size_t)(row + r) * task->n + columns.first, columns.first, columns.count);
+  write_sums(group->task, sums, columns.vectors * LANES, row, rows, columns.first, columns.count);
 }
 
 /** The whole inner dimension is packed: a tile's sums go straight to C. */

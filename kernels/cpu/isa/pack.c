@@ -133,20 +133,34 @@ static void transpose_columns(const struct source *sources, uint32_t *stage, boo
   }
 }
 
-/** `count` words of a step: elements of one row widened, or pairs of two rows (`second` NULL: zero). */
-static void interleave(uint32_t *out, const void *row, const void *second, enum dtype type, bool pairs, int count) {
+/** `width` words of a step: elements of one row widened, or pairs of two rows (`second` NULL: zero); zeros from `count`
+ *  on. */
+static void interleave(uint32_t *out, int width, const void *row, const void *second, enum dtype type, bool pairs,
+                       int count) {
   if (type == DTYPE_F32) {
     memcpy(out, row, 4 * (size_t)count);
+    for (int i = count; i < width; i++) out[i] = 0;
     return;
   }
   const bf16 *low = row, *high = second;
-  if (!pairs) {
-    for (int i = 0; i < count; i++) out[i] = (uint32_t)low[i] << 16;
-  } else if (high) {
-    for (int i = 0; i < count; i++) out[i] = low[i] | (uint32_t)high[i] << 16;
-  } else {
-    for (int i = 0; i < count; i++) out[i] = low[i];
+#if defined(__AVX512BF16__)
+  for (int i = 0; i < width; i += LANES) {
+    int left = count - i;
+    __mmask16 mask = (__mmask16)(left >= LANES ? 0xffff : left > 0 ? (1 << left) - 1 : 0);
+    __m512i words = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, low + i));
+    if (!pairs) words = _mm512_slli_epi32(words, 16);
+    if (high) {
+      __m512i upper = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, high + i));
+      words = _mm512_or_si512(words, _mm512_slli_epi32(upper, 16));
+    }
+    _mm512_storeu_si512(out + i, words);
   }
+#else
+  (void)high;
+  (void)pairs;
+  for (int i = 0; i < count; i++) out[i] = (uint32_t)low[i] << 16;
+  for (int i = count; i < width; i++) out[i] = 0;
+#endif
 }
 
 /** out[step][width], from rows of the inner dimension; zeros in the columns from `count` on. */
@@ -155,10 +169,8 @@ static void interleave_steps(const struct operand *operand, bool pairs, int colu
   size_t size = dtype_size(operand->type), stride = operand->step_stride * size;
   const char *row = (const char *)operand->data + column * size + first * stride;
   int group = pairs ? 2 : 1;
-  for (int i = 0; i < count; i += group, row += group * stride, out += width) {
-    interleave(out, row, i + 1 < count ? row + stride : NULL, operand->type, pairs, columns);
-    for (int j = columns; j < width; j++) out[j] = 0;
-  }
+  for (int i = 0; i < count; i += group, row += group * stride, out += width)
+    interleave(out, width, row, pairs && i + 1 < count ? row + stride : NULL, operand->type, pairs, columns);
 }
 
 void pack_panel(uint32_t *panel, const struct multiply *task, uint32_t *stage, bool pairs, int column, int width,
