@@ -48,6 +48,23 @@ static int count_steps(struct trainer *trainer) {
               options->data);
 }
 
+/* Ranks beyond the rows of a step could never have work; ranks beyond its micro-batches idle. */
+static int check_ranks(struct trainer *trainer) {
+  int ranks = trainer->comm->size;
+  int64_t batch = trainer->options->global_batch;
+  if (ranks > batch)
+    return fail(ERR_USAGE,
+                "%d ranks cannot share steps of %lld rows: raise --global-batch, or start at most %lld ranks", ranks,
+                (long long)batch, (long long)batch);
+  int count = (int)(trainer->places < batch ? trainer->places : batch);
+  TRY(step_plan_make(&trainer->plan, &trainer->data->train, &trainer->order, 0, count, trainer->engine->capacity,
+                     ranks));
+  if (trainer->plan.micro_batches < ranks)
+    log_warning("%d ranks, but a step is only %d micro-batches: raise --global-batch or lower --micro-batch-tokens",
+                ranks, trainer->plan.micro_batches);
+  return OK;
+}
+
 static int open_trainer(struct trainer *trainer) {
   struct engine *engine = trainer->engine;
   TRY(count_steps(trainer));
@@ -56,6 +73,7 @@ static int open_trainer(struct trainer *trainer) {
   TRY(device_allocate(engine->device, MEMORY_SIDE, &trainer->ds, ds_bytes(trainer)));
   TRY(data_order_open(&trainer->order, trainer->data->train.rows, (uint64_t)trainer->options->seed, true));
   TRY(step_plan_open(&trainer->plan, (int)trainer->options->global_batch));
+  TRY(check_ranks(trainer));
   return run_state_open(&trainer->run, &trainer->optimizer, trainer->options, engine->digest,
                         trainer->data->train.digest);
 }

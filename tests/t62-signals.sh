@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# SIGTERM and SIGUSR1 make a checkpoint and a clean exit with status 75, also for several ranks, and the run resumes to the
+# same bits.
+# RUN timeout=300
+. tests/tiny_run.sh
+make_tiny
+steps=400
+read -ra options <<<"$(tiny_options) --steps $steps --save-every 1000 --eval-every 0"
+"$QST" "${options[@]}" --out "$work/whole" --threads 1
+
+# wait_for_step RUN STEP
+wait_for_step() {
+  for _ in $(seq 600); do
+    grep -qs "\"step\":$2," "$1/metrics.jsonl" && return
+    sleep 0.02
+  done
+  die "$1 never came to step $2"
+}
+
+for signal in TERM USR1; do
+  run=$work/$signal
+  "$QST" "${options[@]}" --out "$run" --threads 1 &
+  child=$!
+  wait_for_step "$run" 20
+  kill -"$signal" $child
+  status=0
+  wait $child || status=$?
+  [[ $status == 75 ]] || die "SIG$signal gave status $status"
+  [[ -e $run/latest ]] || die "SIG$signal left no checkpoint"
+  [[ ! -e $run/step-000400.h5 ]] || die "SIG$signal came too late to stop anything"
+  "${mpirun[@]}" 2 "$QST" "${options[@]}" --out "$run" --threads 1 --resume
+  same_run "$work/whole" "$run" $steps
+done
+
+# One rank of two gets the signal: both stop after the same step.
+run=$work/ranks
+"${mpirun[@]}" 2 "$QST" "${options[@]}" --out "$run" --threads 1 &
+child=$!
+wait_for_step "$run" 20
+pkill -USR1 -n -f "out $run" -P "$child" || die "no rank found"
+status=0
+wait $child || status=$?
+[[ $status == 75 ]] || die "mpirun ended with status $status"
+"$QST" "${options[@]}" --out "$run" --threads 1 --resume
+same_run "$work/whole" "$run" $steps
