@@ -31,18 +31,18 @@ int tokenizer_parse(const char *tokenizer_json, size_t size, const char *config_
 
 /** What GGUF metadata holds of a tokenizer; arrays are borrowed for the call. */
 struct gguf_vocabulary {
-  const char *model;          /**< tokenizer.ggml.model: "gpt2" (byte-level) or "llama" (SentencePiece) */
-  const char *pre;            /**< tokenizer.ggml.pre: "smollm", "llama-bpe", "qwen2", "gpt-2", …; NULL if absent */
+  const char *model; /**< tokenizer.ggml.model: "gpt2" (byte-level) or "llama" (SentencePiece) */
+  const char *pre;   /**< tokenizer.ggml.pre: "smollm", "llama-bpe", "qwen2", "gpt-2", …; NULL if absent */
   size_t token_count;
-  const char *const *tokens;  /**< UTF-8 bytes */
+  const char *const *tokens; /**< UTF-8 bytes */
   const size_t *token_sizes;
-  const float *scores;        /**< NULL if absent */
-  const int32_t *types;       /**< 1 normal, 2 unknown, 3 control, 4 user-defined, 6 byte; NULL if absent */
+  const float *scores;  /**< NULL if absent */
+  const int32_t *types; /**< 1 normal, 2 unknown, 3 control, 4 user-defined, 6 byte; NULL if absent */
   size_t merge_count;
-  const char *const *merges;  /**< "left right" */
+  const char *const *merges; /**< "left right" */
   const size_t *merge_sizes;
-  const char *chat_template;  /**< NULL if absent */
-  int32_t bos, eos, unknown, pad; /**< -1 if absent */
+  const char *chat_template;               /**< NULL if absent */
+  int32_t bos, eos, unknown, pad;          /**< -1 if absent */
   bool add_bos, add_eos, add_space_prefix; /**< where the file does not say: model "llama": true, false, true; else:
                                                 whether pre is "llama-bpe", false, false */
 };
@@ -59,8 +59,10 @@ int tokenizer_set_chat_template(struct tokenizer *tokenizer, const char *text, s
 
 void tokenizer_destroy(struct tokenizer **tokenizer);
 
-enum { ENCODE_SPECIAL = 1 /**< text like "<|im_start|>" becomes the special token; otherwise plain text */,
-       ENCODE_BOS_EOS = 2 /**< add what the tokenizer's post-processor adds (bos, eos) */ };
+enum {
+  ENCODE_SPECIAL = 1 /**< text like "<|im_start|>" becomes the special token; otherwise plain text */,
+  ENCODE_BOS_EOS = 2 /**< add what the tokenizer's post-processor adds (bos, eos) */
+};
 
 /** Appends the ids of `text` (bytes; invalid UTF-8 is first replaced as Python's bytes.decode("utf-8", "replace")
  *  does). */
@@ -81,16 +83,15 @@ struct token_stream {
 /** Appends the text that `id` completes, if it does; special tokens give none. */
 int token_stream_add(struct token_stream *stream, const struct tokenizer *tokenizer, int32_t id, struct buffer *out);
 /** Appends what is complete; `at_end`: also a last character that is not. */
-int token_stream_flush(struct token_stream *stream, const struct tokenizer *tokenizer, bool at_end,
-                       struct buffer *out);
+int token_stream_flush(struct token_stream *stream, const struct tokenizer *tokenizer, bool at_end, struct buffer *out);
 void token_stream_free(struct token_stream *stream);
 
 /** The id of a token by its exact text, or -1. */
 int32_t tokenizer_id(const struct tokenizer *tokenizer, const char *token);
 
-int32_t tokenizer_bos(const struct tokenizer *tokenizer); /**< -1 if none */
-int32_t tokenizer_eos(const struct tokenizer *tokenizer); /**< -1 if none */
-size_t tokenizer_size(const struct tokenizer *tokenizer); /**< number of ids */
+int32_t tokenizer_bos(const struct tokenizer *tokenizer);               /**< -1 if none */
+int32_t tokenizer_eos(const struct tokenizer *tokenizer);               /**< -1 if none */
+size_t tokenizer_size(const struct tokenizer *tokenizer);               /**< number of ids */
 const char *tokenizer_chat_template(const struct tokenizer *tokenizer); /**< Jinja text, NULL if none */
 
 #endif

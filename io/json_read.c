@@ -1,0 +1,32 @@
+#include "io/json_read.h"
+
+#include "base/error.h"
+#include "io/utf8.h"
+
+int json_read(const char *text, size_t size, json_t **out) {
+  *out = NULL;
+  struct buffer repaired = {0};
+  if (!utf8_valid(text, size)) {
+    int status = utf8_replace(text, size, &repaired);
+    if (status != OK) {
+      buffer_free(&repaired);
+      return status;
+    }
+    text = repaired.data;
+    size = repaired.size;
+  }
+  json_error_t error;
+  *out = json_loadb(text, size, JSON_ALLOW_NUL | JSON_REJECT_DUPLICATES, &error);
+  buffer_free(&repaired);
+  if (*out) return OK;
+  return fail(ERR_INPUT, "not valid JSON at line %d, column %d: %s", error.line, error.column, error.text);
+}
+
+const char *json_text(const json_t *object, const char *key) {
+  return json_string_value(json_object_get(object, key));
+}
+
+bool json_flag(const json_t *object, const char *key, bool otherwise) {
+  const json_t *value = json_object_get(object, key);
+  return json_is_boolean(value) ? json_is_true(value) : otherwise;
+}

@@ -1,0 +1,21 @@
+/**
+ * @file json_read.h
+ * JSON of other people's files: parsed with one-line errors, read field by field.
+ */
+#ifndef QST_IO_JSON_READ_H
+#define QST_IO_JSON_READ_H
+
+#include <jansson.h>
+#include <stdbool.h>
+
+#include "base/memory.h"
+
+/** Parses a whole text; bytes that are no UTF-8 are read as U+FFFD. ERR_INPUT says what is wrong and at which line and
+ *  column. Caller: json_decref(*out). */
+int json_read(const char *text, size_t size, json_t **out);
+
+/** The text of a field; NULL when it is absent or no text. May hold 0 bytes: json_string_length(). */
+const char *json_text(const json_t *object, const char *key);
+bool json_flag(const json_t *object, const char *key, bool otherwise);
+
+#endif
