@@ -61,6 +61,12 @@ static inline double random_value(void) {
   return (double)random_bits() * 0x1p-31 - 1;
 }
 
+static inline double dot(const double *a, const double *b, size_t count) {
+  double sum = 0;
+  for (size_t i = 0; i < count; i++) sum += a[i] * b[i];
+  return sum;
+}
+
 /* ---- devices ----------------------------------------------------------------------------------------------- */
 
 enum { CREW = 4 };
@@ -209,17 +215,25 @@ static inline double rounding(enum dtype type) {
   return type == DTYPE_BF16 ? 0x1p-8 : 0x1p-24;
 }
 
+/** ‖want‖, at least that of numbers around one, which the terms of every sum in these tests are: where they cancel, the
+ *  error stays that of the terms. */
+static inline double scale_of(const double *want, size_t count) {
+  double size = sqrt(dot(want, want, count)), around_one = sqrt((double)count);
+  return size > around_one ? size : around_one;
+}
+
 /** The bound: one rounding to the result's type, and fp32 arithmetic with sums of `depth` terms, whose errors grow like
  *  the square root of their number. */
-#define CHECK_RESULT(y, want, depth)                                                                           \
-  do {                                                                                                         \
-    double error_ = result_error((y), (want));                                                                 \
-    double bound_ = rounding((y)->type) + 8 * rounding(DTYPE_F32) * sqrt((double)(depth) + 1);                 \
-    checks_run++;                                                                                              \
-    if (!(error_ <= bound_)) {                                                                                 \
-      checks_failed++;                                                                                         \
-      fprintf(stderr, "%s:%d: %s: relative error %.3g, bound %.3g\n", __FILE__, __LINE__, #y, error_, bound_); \
-    }                                                                                                          \
+#define CHECK_RESULT(y, want, depth)                                                                              \
+  do {                                                                                                            \
+    double length_ = sqrt(dot((want), (want), (y)->count)), scale_ = scale_of((want), (y)->count);                \
+    double error_ = result_error((y), (want)) * (length_ > 0 ? length_ : 1);                                      \
+    double bound_ = rounding((y)->type) * length_ + 8 * rounding(DTYPE_F32) * sqrt((double)(depth) + 1) * scale_; \
+    checks_run++;                                                                                                 \
+    if (!(error_ <= bound_)) {                                                                                    \
+      checks_failed++;                                                                                            \
+      fprintf(stderr, "%s:%d: %s: error %.3g, bound %.3g\n", __FILE__, __LINE__, #y, error_, bound_);             \
+    }                                                                                                             \
   } while (0)
 
 /* ---- gradients --------------------------------------------------------------------------------------------- */
@@ -238,12 +252,6 @@ static inline double *finite_differences(double *x, size_t count, double (*loss)
     gradient[i] = (above - below) / (2 * step);
   }
   return gradient;
-}
-
-static inline double dot(const double *a, const double *b, size_t count) {
-  double sum = 0;
-  for (size_t i = 0; i < count; i++) sum += a[i] * b[i];
-  return sum;
 }
 
 #endif
