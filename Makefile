@@ -23,9 +23,9 @@ OTHER_LIBS ?= $(call once,OTHER_LIBS,$(PKG) --libs jansson libpcre2-8 libutf8pro
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wstrict-prototypes -Wmissing-prototypes
 SAN_address := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1
 SAN_thread := -fsanitize=thread -O1
-BASE_CFLAGS := -std=c11 -D_GNU_SOURCE -O3 -g -fopenmp -MMD -MP $(WARNINGS) -Isrc -I. \
+BASE_CFLAGS = -std=c11 -D_GNU_SOURCE -O3 -g -fopenmp -MMD -MP $(WARNINGS) -Isrc -I. \
   $(MPI_CFLAGS) $(HDF5_CFLAGS) $(OTHER_CFLAGS) $(SAN_$(SAN))
-LIBS := $(MPI_LIBS) $(HDF5_LIBS) $(OTHER_LIBS) -lm
+LIBS = $(MPI_LIBS) $(HDF5_LIBS) $(OTHER_LIBS) -lm
 
 # kernels/cpu/isa/ is compiled once for each instruction set; the device chooses when it opens.
 ISAS := plain avx2 avx512
