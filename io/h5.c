@@ -143,6 +143,7 @@ void h5_close(struct h5_file **file) {
   close_descriptor(f);
   if (f->temporary) unlink(f->temporary);
   fail_record("%s", message);
+  h5_forget_places(&f->places);
   free(f->path);
   free(f->temporary);
   free(f->format);
@@ -236,24 +237,35 @@ const char *h5_format(const struct h5_file *file) {
   return file->format;
 }
 
+static int check_link(struct h5_file *file, const char *name, bool *found) {
+  H5L_info_t link;
+  *found = H5Lget_info(file->id, name, &link, H5P_DEFAULT) >= 0;
+  if (!*found) {
+    htri_t exists = H5Lexists(file->id, name, H5P_DEFAULT);
+    return exists == 0 ? OK : h5_fault(file, "%s cannot be looked up", name);
+  }
+  if (link.type == H5L_TYPE_HARD) return OK;
+  return fail(ERR_INPUT, "%s: %s is a link to elsewhere, which these files never have", file->path, name);
+}
+
+/* Datasets lie side by side in their groups: the way to the group reached last is known. */
+static size_t known_length(const struct h5_file *file, const char *name) {
+  size_t length = strlen(file->known_group);
+  return strncmp(name, file->known_group, length) == 0 && name[length] == '/' ? length : 0;
+}
+
 int h5_find(struct h5_file *file, const char *name, bool *found) {
   char prefix[H5_NAME];
   size_t length = strlen(name);
-  *found = false;
+  *found = true;
   if (name[0] != '/' || length >= sizeof prefix)
     return fail(ERR_INTERNAL, "%s: \"%.*s\" is no name of a dataset", file->path, H5_NAME, name);
-  for (size_t end = 1; end < length; end++) {
+  for (size_t end = known_length(file, name) + 1; *found && end < length; end++) {
     if (end + 1 < length && name[end + 1] != '/') continue;
     snprintf(prefix, sizeof prefix, "%.*s", (int)(end + 1), name);
-    htri_t exists = H5Lexists(file->id, prefix, H5P_DEFAULT);
-    if (exists < 0) return h5_fault(file, "%s cannot be looked up", prefix);
-    if (exists == 0) return OK;
-    H5L_info_t link;
-    if (H5Lget_info(file->id, prefix, &link, H5P_DEFAULT) < 0) return h5_fault(file, "%s cannot be looked up", prefix);
-    if (link.type != H5L_TYPE_HARD)
-      return fail(ERR_INPUT, "%s: %s is a link to elsewhere, which these files never have", file->path, prefix);
+    TRY(check_link(file, prefix, found));
+    if (*found && end + 1 < length) strcpy(file->known_group, prefix);
   }
-  *found = true;
   return OK;
 }
 

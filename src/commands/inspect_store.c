@@ -32,9 +32,9 @@ static int add_attribute(void *context, struct h5_file *file, const char *object
 
 static int add_dataset(void *context, struct h5_file *file, const struct h5_dataset *dataset) {
   json_t *out = context;
-  struct hash_text checksum = {""};
-  int status = h5_checksum(file, dataset->name, &checksum);
-  if (status == OK) status = h5_verify(file, dataset->name);
+  struct hash_text checksum;
+  TRY(h5_checksum(file, dataset->name, &checksum));
+  int status = h5_verify(file, dataset->name);
   if (status != OK) inspect_damaged(out, fail_message());
   json_t *shape = dataset->cols ? json_pack("[I, I]", (json_int_t)dataset->rows, (json_int_t)dataset->cols)
                                 : json_pack("[I]", (json_int_t)dataset->rows);
@@ -46,6 +46,7 @@ static int add_dataset(void *context, struct h5_file *file, const struct h5_data
 }
 
 static int describe(struct h5_file *file, json_t *out) {
+  inspect_set_text(out, "format", h5_format(file));
   TRY(h5_each_attribute(file, "/", add_attribute, out));
   if (h5_has(file, "/config")) {
     json_object_set_new(out, "config", json_object());
