@@ -26,7 +26,8 @@ expect() {
   count=$(cat "$folder"/stderr-* | wc -l)
   [[ $count == 1 ]] || complain "$*: $count lines on $ranks ranks: $(cat "$folder"/stderr-*)"
   grep -qF -- "$text" "$folder/stderr-0" || complain "$*: no '$text' in: $(cat "$folder"/stderr-*)"
-  [[ -s $folder/stdout ]] && complain "$*: wrote to stdout"
+  # inspect tells of a damaged file in its result as well
+  [[ $1 != inspect && -s $folder/stdout ]] && complain "$*: wrote to stdout"
 }
 
 for ranks in 1 3; do
@@ -35,8 +36,8 @@ for ranks in 1 3; do
   expect 2 "qst-mpi train: --mix: 'alhpa' is not one of" $ranks train --mix alhpa
   expect 2 "qst-mpi eval: --data FILE is missing" $ranks eval --backbone b.h5
   expect 1 "$TMPDIR/none.conf: No such file" $ranks train --config "$TMPDIR/none.conf"
-  expect 1 "$TMPDIR/none.h5" $ranks train --backbone "$TMPDIR/none.h5" --data "$TMPDIR/none" --out "$TMPDIR/run"
-  expect 1 "$TMPDIR/none.h5" $ranks eval --backbone "$TMPDIR/none.h5" --data "$TMPDIR/none"
+  expect 1 "$TMPDIR/none" $ranks train --backbone "$TMPDIR/none.h5" --data "$TMPDIR/none" --out "$TMPDIR/run"
+  expect 1 "$TMPDIR/none" $ranks eval --backbone "$TMPDIR/none.h5" --data "$TMPDIR/none"
   expect 1 "$TMPDIR/none.h5" $ranks generate --backbone "$TMPDIR/none.h5" --prompt x
   expect 1 "$TMPDIR/none" $ranks quantize --model "$TMPDIR/none" --out "$TMPDIR/b.h5"
   expect 1 "$TMPDIR/none" $ranks tokenize --backbone "$TMPDIR/none" --in "$TMPDIR/none" --out "$TMPDIR/t.h5"
