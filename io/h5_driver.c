@@ -117,10 +117,11 @@ void h5_write_at(struct h5_file *file, const void *bytes, uint64_t size, uint64_
   }
 }
 
+/* Registered once and kept: HDF5 still looks at the driver after it has given up a file's reference to it. */
 int h5_use_writer(struct h5_file *file, hid_t access) {
+  static hid_t driver = H5I_INVALID_HID;
+  if (driver < 0) driver = H5FDregister(&writer_class);
   struct settings settings = {.file = file};
-  hid_t driver = H5FDregister(&writer_class);
   bool good = driver >= 0 && H5Pset_driver(access, driver, &settings) >= 0;
-  if (driver >= 0) H5FDunregister(driver); /* the access properties keep it */
   return good ? OK : h5_fault(file, "HDF5 refuses the driver");
 }
