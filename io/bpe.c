@@ -66,6 +66,7 @@ static int merge_word(const struct bpe *bpe, struct bpe_scratch *scratch, const 
   size_t start = out->size;
   TRY(add_symbols(bpe, text, size, out));
   size_t count = out->size - start;
+  if (count == 0) return OK; /* of unknown symbols alone; `ids` may be NULL */
   if (count <= BPE_SHORT)
     count = bpe_merge_short(bpe, out->ids + start, count);
   else
