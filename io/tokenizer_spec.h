@@ -112,7 +112,7 @@ static inline size_t spec_step_count(const struct tokenizer_spec *spec, enum pip
   return spec->steps[which].size / sizeof(struct step);
 }
 static inline const char *spec_text(const struct tokenizer_spec *spec, struct span span) {
-  return spec->text.data + span.offset;
+  return spec->text.data ? spec->text.data + span.offset : ""; /* no text at all: every span is empty */
 }
 
 /** Keeps a copy of the string; a 0 byte follows it, so that it can be read as a C string. */
