@@ -122,17 +122,24 @@ void tokenizer_destroy(struct tokenizer **tokenizer) {
 
 /* ---- questions ------------------------------------------------------------------------------------------------ */
 
-int32_t tokenizer_id(const struct tokenizer *tokenizer, const char *token) {
+static bool is_text_of(const struct tokenizer_spec *spec, int32_t id, const char *text, size_t size) {
+  struct span span = spec_tokens(spec)[id];
+  return span.size == size && memcmp(spec_text(spec, span), text, size) == 0;
+}
+
+int32_t tokenizer_added_id(const struct tokenizer *tokenizer, const char *token) {
   const struct tokenizer_spec *spec = &tokenizer->spec;
+  for (size_t i = 0; i < spec_added_count(spec); i++)
+    if (is_text_of(spec, spec_added(spec)[i].id, token, strlen(token))) return spec_added(spec)[i].id;
+  return -1;
+}
+
+int32_t tokenizer_id(const struct tokenizer *tokenizer, const char *token) {
+  int32_t added = tokenizer_added_id(tokenizer, token);
   size_t size = strlen(token);
-  for (size_t i = 0; i < spec_added_count(spec); i++) {
-    struct span span = spec_tokens(spec)[spec_added(spec)[i].id];
-    if (span.size == size && memcmp(spec_text(spec, span), token, size) == 0) return spec_added(spec)[i].id;
-  }
-  for (size_t id = 0; size > 0 && id < spec_token_count(spec); id++) {
-    struct span span = spec_tokens(spec)[id];
-    if (span.size == size && memcmp(spec_text(spec, span), token, size) == 0) return (int32_t)id;
-  }
+  if (added >= 0 || size == 0) return added;
+  for (size_t id = 0; id < spec_token_count(&tokenizer->spec); id++)
+    if (is_text_of(&tokenizer->spec, (int32_t)id, token, size)) return (int32_t)id;
   return -1;
 }
 

@@ -20,6 +20,9 @@ struct tokenizer {
   uint32_t *added_form; /**< [ids]: 1 + index of the added token, 0 = it is none */
 };
 
+/** The id of an added token by its text, or -1. */
+int32_t tokenizer_added_id(const struct tokenizer *tokenizer, const char *token);
+
 /** Text, in which no special token is looked for, or one token by its id. */
 struct text_part {
   const char *text; /**< valid UTF-8; not used when id >= 0 */

@@ -103,7 +103,7 @@ const struct option option_table[] = {
      FIELD(template_name),
      .value = "NAME",
      .initial = "own",
-     CHOICES("own", "chatml", "llama-2", "llama-3", "alpaca", "plain"),
+     CHOICES("own", "chatml", "llama-2", "llama-3", "mistral", "alpaca", "plain"),
      .commands = TOKENIZE | GENERATE,
      .help = "how a row becomes a text; own: the model's own chat template"},
     {.name = "max-tokens",
