@@ -228,7 +228,7 @@ static int render_mistral(struct renderer *r, struct conversation c) {
   TRY(check_turns(c, "mistral"));
   const struct chat_message *system = c.count > 0 && c.messages[0].role == ROLE_SYSTEM ? &c.messages[0] : NULL;
   size_t first = system ? 1 : 0, with_system = first;
-  if (r->style->system_is_last) with_system = c.count - 1;
+  if (r->style->system_is_last && (c.count - first) > 0) with_system = c.count - 1 - (c.count - first + 1) % 2;
   TRY(add_token(r, r->style->bos));
   for (size_t i = first; i < c.count; i++) {
     struct chat_message answer = trimmed(r->style, c.messages[i]);

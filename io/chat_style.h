@@ -19,7 +19,8 @@ struct chat_style {
   int32_t inst, inst_end;    /**< llama-2, mistral: [INST] and [/INST]; -1: they are text */
   /* mistral: white space before [INST] and [/INST], before and after answers */
   const char *question_before, *question_after, *answer_before, *answer_after;
-  bool system_is_last; /**< mistral: the system message stands in the last question, else in the first */
+  bool system_is_last; /**< mistral: the system message stands in the last question, else in the first. The template
+                              of v0.3 does so in prompts, and forgets it where an answer follows; we keep it. */
 };
 
 /** Resolves CHAT_OWN by the tokenizer's template and finds the tokens. ERR_INPUT when the template is not one we know,

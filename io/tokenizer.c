@@ -6,7 +6,6 @@
 #include "base/error.h"
 #include "io/normalizer.h"
 #include "io/tokenizer_parts.h"
-#include "io/utf8.h"
 
 int token_list_append(struct token_list *list, int32_t id) {
   if (list->size == list->capacity) {
@@ -158,10 +157,4 @@ size_t tokenizer_size(const struct tokenizer *tokenizer) {
 const char *tokenizer_chat_template(const struct tokenizer *tokenizer) {
   struct span text = tokenizer->spec.chat_template;
   return text.size > 0 ? spec_text(&tokenizer->spec, text) : NULL;
-}
-
-int tokenizer_set_chat_template(struct tokenizer *tokenizer, const char *text, size_t size) {
-  if (size == 0) return OK;
-  if (!utf8_valid(text, size)) return fail(ERR_INPUT, "the chat template is not UTF-8");
-  return spec_add_text(&tokenizer->spec, text, size, &tokenizer->spec.chat_template);
 }

@@ -54,9 +54,6 @@ int tokenizer_from_gguf(const struct gguf_vocabulary *vocabulary, struct tokeniz
 int tokenizer_save(const struct tokenizer *tokenizer, struct buffer *image);
 int tokenizer_load(const void *image, size_t size, struct tokenizer **out);
 
-/** For readers of model folders that keep the template in a file of its own (chat_template.jinja); before first use. */
-int tokenizer_set_chat_template(struct tokenizer *tokenizer, const char *text, size_t size);
-
 void tokenizer_destroy(struct tokenizer **tokenizer);
 
 enum {
