@@ -21,9 +21,23 @@ static int check_samples(const struct attention_args *a) {
   return OK;
 }
 
+struct kernel {
+  int rows; /**< most softmax rows of an item */
+  void (*run)(const struct attention_args *a, const struct attention_item *item, float *scratch, enum dtype act);
+};
+
+static struct kernel choose_kernel(const struct attention_args *a, enum dtype act) {
+  if (a->head_dim <= NARROW) return (struct kernel){ITEM_ROWS, ISA_NAME(attention_narrow)};
+#if defined(__AVX512BF16__)
+  if (act == DTYPE_BF16 && a->scale > 0) return (struct kernel){DOTS_ROWS, ISA_NAME(attention_dots)};
+#endif
+  (void)act;
+  return (struct kernel){ITEM_ROWS, ISA_NAME(attention_wide)};
+}
+
 /** The largest number of heads that read one key head and fit an item together. */
-static int heads_together(int group) {
-  int together = group < ITEM_ROWS ? group : ITEM_ROWS;
+static int heads_together(int group, int rows) {
+  int together = group < rows ? group : rows;
   while (group % together) together--;
   return together;
 }
@@ -57,20 +71,16 @@ int ISA_NAME(cpu_attention)(struct device *device, const struct attention_args *
   const struct cpu_state *state = cpu_state(device);
   if (a->rows == 0) return OK;
   TRY(check_samples(a));
-  struct attention_grid grid = {.heads = heads_together(a->heads / a->kv_heads)};
+  struct kernel kernel = choose_kernel(a, device->act);
+  struct attention_grid grid = {.heads = heads_together(a->heads / a->kv_heads, kernel.rows)};
   grid.groups = a->heads / grid.heads;
-  grid.queries = ITEM_ROWS / grid.heads;
+  grid.queries = kernel.rows / grid.heads;
   grid.tiles = (a->segments.max_queries + grid.queries - 1) / grid.queries;
   int64_t items = (int64_t)grid.groups * a->segments.count * grid.tiles;
 #pragma omp parallel for num_threads(state->threads) schedule(dynamic)
   for (int64_t index = 0; index < items; index++) {
     struct attention_item item;
-    if (!find_item(&item, a, &grid, index)) continue;
-    if (a->head_dim <= NARROW) {
-      ISA_NAME(attention_narrow)(a, &item, thread_scratch(state), device->act);
-    } else {
-      ISA_NAME(attention_wide)(a, &item, thread_scratch(state), device->act);
-    }
+    if (find_item(&item, a, &grid, index)) kernel.run(a, &item, thread_scratch(state), device->act);
   }
   return OK;
 }

@@ -48,14 +48,21 @@ static inline void load_transposed(float *out, const void *x, int first, int cou
   for (int d = 0; d < head_dim; d++) memset(out + d * tile + count, 0, (size_t)(tile - count) * sizeof *out);
 }
 
-/** Added to the scores of a vector of keys of which a query sees the first `seen`: 0 or −∞. */
+/* Scores are kept in units of log 2, where the exponential is cheapest. */
+#define LOG2_E 1.44269504f
+#define LN_2   0.693147181f
+
+/** A score that has no weight, and leaves no NaN behind. */
+#define SCORE_UNSEEN (-1e30f)
+
+/** Added to the scores of a vector of keys of which a query sees the first `seen`: 0 or SCORE_UNSEEN. */
 struct key_mask {
   float window[2 * LANES];
 };
 
 static inline struct key_mask key_mask(void) {
   struct key_mask mask;
-  for (int i = 0; i < 2 * LANES; i++) mask.window[i] = i < LANES ? 0.0f : -__builtin_inff();
+  for (int i = 0; i < 2 * LANES; i++) mask.window[i] = i < LANES ? 0.0f : SCORE_UNSEEN;
   return mask;
 }
 
@@ -63,15 +70,18 @@ static inline vec masked(vec scores, const struct key_mask *mask, int seen) {
   return seen >= LANES ? scores : scores + vec_load(mask->window + LANES - seen);
 }
 
-/* The three ways through an item: head dimensions up to NARROW with keys in the lanes; any; and on AVX-512 with bf16
- * activations in bf16 dot products. */
+/** Most softmax rows of an item of the first two. */
+enum { ITEM_ROWS = 64 };
+
+/* The ways through an item: keys in the lanes for head dimensions up to NARROW; fp32 for any; and bf16 dot products
+ * (only compiled where there are such instructions), which need bf16 activations. */
 enum { NARROW = 16 };
 void ISA_NAME(attention_narrow)(const struct attention_args *a, const struct attention_item *item, float *scratch,
                                 enum dtype act);
 void ISA_NAME(attention_wide)(const struct attention_args *a, const struct attention_item *item, float *scratch,
                               enum dtype act);
-
-/** Most softmax rows of an item. */
-enum { ITEM_ROWS = 64 };
+enum { DOTS_ROWS = 192 };
+void ISA_NAME(attention_dots)(const struct attention_args *a, const struct attention_item *item, float *scratch,
+                              enum dtype act);
 
 #endif

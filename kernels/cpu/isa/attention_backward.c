@@ -22,7 +22,7 @@ struct piece {
   float q[HEAD_DIM_MAX], d_o[HEAD_DIM_MAX], dq[HEAD_DIM_MAX];
 };
 
-/** Loads a query's q (scaled) and do; returns D = Σ do · o. */
+/** Loads a query's q (scaled to scores in units of log 2) and do; returns D = Σ do · o. */
 static float load_query(struct piece *p, const struct attention_backward_args *a, size_t row, enum dtype act) {
   float o[HEAD_DIM_MAX], sum = 0;
   size_t column = (size_t)(p->head * p->head_dim), width = (size_t)(a->heads * a->head_dim);
@@ -30,7 +30,7 @@ static float load_query(struct piece *p, const struct attention_backward_args *a
   act_load(p->d_o, a->d_o, row * width + column, p->head_dim, act);
   act_load(o, a->o, row * width + column, p->head_dim, act);
   for (int d = 0; d < p->head_dim; d++) {
-    p->q[d] *= a->scale;
+    p->q[d] *= a->scale * LOG2_E;
     sum += p->d_o[d] * o[d];
   }
   return sum;
@@ -49,7 +49,7 @@ static inline __attribute__((always_inline)) void query_against_keys(struct piec
       s += vec_load(p->keys + d * tile + j) * p->q[d];
       dp += vec_load(p->values + d * tile + j) * p->d_o[d];
     }
-    vec weight = vec_exp(masked(s, &mask, seen - j)), ds = weight * dp;
+    vec weight = vec_exp2(masked(s, &mask, seen - j)), ds = weight * dp;
     for (int d = 0; d < head_dim; d++) {
       int at = d * tile + j;
       vec_store(p->dv + at, vec_load(p->dv + at) + weight * p->d_o[d]);
@@ -71,7 +71,7 @@ static void wide_query_against_keys(struct piece *p, int seen, float lse, float 
       s += vec_load(p->keys + d * tile + j) * p->q[d];
       dp += vec_load(p->values + d * tile + j) * p->d_o[d];
     }
-    vec weight = vec_exp(masked(s, &mask, seen - j)), ds = weight * dp;
+    vec weight = vec_exp2(masked(s, &mask, seen - j)), ds = weight * dp;
     for (int d = 0; d < p->head_dim; d++) {
       int at = d * tile + j;
       vec_store(p->dv + at, vec_load(p->dv + at) + weight * p->d_o[d]);
@@ -103,15 +103,17 @@ static void gather_tile(struct piece *p, const struct attention_backward_args *a
     size_t row = (size_t)(p->sample_row + i), head_row = row * (size_t)a->heads + (size_t)p->head;
     float d_sum = load_query(p, a, row, act), *dq = p->dq_sums + head_row * (size_t)p->head_dim;
     int seen = i + 1 - p->first < p->tile ? i + 1 - p->first : p->tile;
-    query_against_keys_any(p, seen, a->lse[head_row], d_sum);
+    query_against_keys_any(p, seen, a->lse[head_row] * LOG2_E, d_sum);
     for (int d = 0; d < p->head_dim; d++) dq[d] = (p->first ? dq[d] : 0) + a->scale * p->dq[d];
   }
 }
 
-static void store_transposed(float *sums, const float *tile_sums, const struct piece *p, int heads, int count) {
+static void store_transposed(float *sums, const float *tile_sums, float scale, const struct piece *p, int heads,
+                             int count) {
   for (int j = 0; j < count; j++) {
     size_t head_row = (size_t)(p->sample_row + p->first + j) * (size_t)heads + (size_t)p->head;
-    for (int d = 0; d < p->head_dim; d++) sums[head_row * (size_t)p->head_dim + (size_t)d] = tile_sums[d * p->tile + j];
+    for (int d = 0; d < p->head_dim; d++)
+      sums[head_row * (size_t)p->head_dim + (size_t)d] = scale * tile_sums[d * p->tile + j];
   }
 }
 
@@ -124,8 +126,8 @@ static void backward_head(struct piece *p, const struct attention_backward_args 
     load_transposed(p->values, a->v, row, count, a->kv_stride, column, p->head_dim, p->tile, act);
     memset(p->dk, 0, 2 * (size_t)size * sizeof *p->dk);
     gather_tile(p, a, act);
-    store_transposed(p->dk_sums, p->dk, p, a->heads, count);
-    store_transposed(p->dv_sums, p->dv, p, a->heads, count);
+    store_transposed(p->dk_sums, p->dk, LN_2, p, a->heads, count);
+    store_transposed(p->dv_sums, p->dv, 1, p, a->heads, count);
   }
 }
 

@@ -12,7 +12,7 @@ enum { TILE = 512 };
 
 struct narrow {
   float *keys, *values; /**< [head_dim, TILE] */
-  float q[NARROW];      /**< of one softmax row, scaled */
+  float q[NARROW];      /**< of one softmax row, scaled to scores in units of log 2 */
   float o[ITEM_ROWS][NARROW];
   float highest[ITEM_ROWS], sum[ITEM_ROWS];
 };
@@ -29,10 +29,10 @@ static inline __attribute__((always_inline)) void take_tile(struct narrow *n, in
   const struct key_mask mask = key_mask();
   vec high = vec_set(n->highest[r]), total = vec_set(0), o[NARROW];
   for (int j = 0; j < seen; j += LANES) high = vec_max(high, masked(score(n, j, head_dim), &mask, seen - j));
-  float highest = vec_highest(high), rescale = row_exp(n->highest[r] - highest);
+  float highest = vec_highest(high), rescale = row_exp((n->highest[r] - highest) * LN_2);
   for (int d = 0; d < head_dim; d++) o[d] = vec_set(0);
   for (int j = 0; j < seen; j += LANES) {
-    vec p = vec_exp(masked(score(n, j, head_dim), &mask, seen - j) - highest);
+    vec p = vec_exp2(masked(score(n, j, head_dim), &mask, seen - j) - highest);
     total += p;
     for (int d = 0; d < head_dim; d++) o[d] += vec_load(n->values + d * TILE + j) * p;
   }
@@ -52,7 +52,7 @@ static inline __attribute__((always_inline)) void take_keys(struct narrow *n, co
     int seen = visible_keys(item, r, first, TILE), column = (item->head + r % item->heads) * head_dim;
     if (seen == 0) continue;
     act_load(n->q, a->q, row_index(item, r) * (size_t)a->q_stride + (size_t)column, head_dim, act);
-    for (int d = 0; d < head_dim; d++) n->q[d] *= a->scale;
+    for (int d = 0; d < head_dim; d++) n->q[d] *= a->scale * LOG2_E;
     take_tile(n, r, seen, head_dim);
   }
 }
@@ -82,7 +82,7 @@ static void store_rows(struct narrow *n, const struct attention_args *a, const s
     float inverse = 1.0f / n->sum[r];
     for (int d = 0; d < a->head_dim; d++) n->o[r][d] *= inverse;
     act_store(a->o, row * (size_t)a->head_dim, n->o[r], a->head_dim, act);
-    if (a->lse) a->lse[row] = n->highest[r] + logf(n->sum[r]);
+    if (a->lse) a->lse[row] = n->highest[r] * LN_2 + logf(n->sum[r]);
   }
 }
 

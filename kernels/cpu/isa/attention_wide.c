@@ -11,7 +11,7 @@ enum { TILE = 64, BLOCK_ROWS = LANES == 16 ? 4 : 2, BLOCK_VECS = 4 };
 
 struct wide {
   int rows, head_dim, width; /**< width: head_dim rounded up to whole vectors */
-  float *q;                  /**< [ITEM_ROWS, head_dim], scaled */
+  float *q;                  /**< [ITEM_ROWS, head_dim], scaled to scores in units of log 2 */
   float *keys;               /**< [head_dim, TILE] */
   float *values;             /**< [TILE, width] */
   float *scores;             /**< [ITEM_ROWS, TILE] */
@@ -38,7 +38,7 @@ static void load_queries(struct wide *w, const struct attention_args *a, const s
     int head = item->head + r % item->heads;
     size_t row = (size_t)(item->query + r / item->heads) * (size_t)a->q_stride;
     act_load(q, a->q, row + (size_t)(head * w->head_dim), w->head_dim, act);
-    for (int d = 0; d < w->head_dim; d++) q[d] *= a->scale;
+    for (int d = 0; d < w->head_dim; d++) q[d] *= a->scale * LOG2_E;
     w->highest[r] = -INFINITY;
     w->sum[r] = 0;
   }
@@ -97,13 +97,13 @@ static void add_values(struct wide *w, int keys) {
 /** Scores of row r become weights relative to the highest score so far; what was summed before is brought to it. */
 static void soften_row(struct wide *w, int r, int seen) {
   float *s = w->scores + r * TILE, *o = w->o + r * w->width;
-  for (int j = seen; j < TILE; j++) s[j] = seen ? -INFINITY : 0;
+  for (int j = seen; j < TILE; j++) s[j] = seen ? SCORE_UNSEEN : 0;
   if (seen == 0) return;
   vec high = vec_set(w->highest[r]), total = vec_set(0);
   for (int j = 0; j < TILE; j += LANES) high = vec_max(high, vec_load(s + j));
-  float highest = vec_highest(high), rescale = row_exp(w->highest[r] - highest);
+  float highest = vec_highest(high), rescale = row_exp((w->highest[r] - highest) * LN_2);
   for (int j = 0; j < TILE; j += LANES) {
-    vec p = vec_exp(vec_load(s + j) - highest);
+    vec p = vec_exp2(vec_load(s + j) - highest);
     vec_store(s + j, p);
     total += p;
   }
@@ -120,7 +120,7 @@ static void store_rows(struct wide *w, const struct attention_args *a, const str
     size_t row = (size_t)(item->query + r / item->heads) * (size_t)a->heads + (size_t)(item->head + r % item->heads);
     for (int d = 0; d < w->head_dim; d++) o[d] *= inverse;
     act_store(a->o, row * (size_t)w->head_dim, o, w->head_dim, act);
-    if (a->lse) a->lse[row] = w->highest[r] + logf(w->sum[r]);
+    if (a->lse) a->lse[row] = w->highest[r] * LN_2 + logf(w->sum[r]);
   }
 }
 
