@@ -77,6 +77,10 @@ static float quantize_last_block(const struct code_book *book, const float *weig
   return scale;
 }
 
+static int not_finite(void) {
+  return fail(ERR_INPUT, "the weights hold infinities or NaN; the model is damaged");
+}
+
 /* Codes of all blocks; scales[matrix_blocks()]. */
 static int quantize_blocks(const struct matrix *out, const float *weights, float *scales) {
   struct code_book book;
@@ -93,7 +97,7 @@ static int quantize_blocks(const struct matrix *out, const float *weights, float
     scales[whole] = quantize_last_block(&book, weights + whole * QUANT_BLOCK, rest, codes + whole * (QUANT_BLOCK / 2));
     bad |= !isfinite(scales[whole]);
   }
-  return bad ? fail(ERR_INPUT, "the weights hold infinities or NaN; the model is damaged") : OK;
+  return bad ? not_finite() : OK;
 }
 
 /* PyTorch's fp32 sum of a contiguous array (ATen/native/cpu/SumKernel.cpp, cascade_sum) in 8 lanes (fewer
@@ -188,9 +192,14 @@ static void quantize_scales(struct matrix *out, float *scales) {
   }
 }
 
-static void convert_to_bf16(bf16 *out, const float *weights, size_t count) {
-#pragma omp parallel for simd schedule(static) if (count > 65536)
-  for (size_t i = 0; i < count; i++) out[i] = float_to_bf16(weights[i]);
+static int convert_to_bf16(bf16 *out, const float *weights, size_t count) {
+  int bad = 0;
+#pragma omp parallel for simd schedule(static) reduction(| : bad) if (count > 65536)
+  for (size_t i = 0; i < count; i++) {
+    out[i] = float_to_bf16(weights[i]);
+    bad |= (out[i] & 0x7f80) == 0x7f80;
+  }
+  return bad ? not_finite() : OK;
 }
 
 static int check_shape(const struct matrix *matrix) {
@@ -201,10 +210,7 @@ static int check_shape(const struct matrix *matrix) {
 
 int quantize_matrix(struct matrix *out, const float *weights) {
   TRY(check_shape(out));
-  if (out->format == WEIGHT_BF16) {
-    convert_to_bf16(out->codes, weights, matrix_elements(out));
-    return OK;
-  }
+  if (out->format == WEIGHT_BF16) return convert_to_bf16(out->codes, weights, matrix_elements(out));
   if (!out->double_quantized) return quantize_blocks(out, weights, out->scales);
   float *scales;
   TRY(memory_array(&scales, matrix_blocks(out), sizeof *scales));

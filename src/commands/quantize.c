@@ -1,7 +1,10 @@
 /* quantize --model DIR|FILE.gguf --out B.h5: a published model becomes a backbone file, tensor by tensor. The matrices of
  * the layers are dealt out to the ranks in turn; rank 0 collects and writes them in their order, so that the bytes of the
  * file do not depend on the number of ranks. A rank holds one matrix in fp32 and one quantized. */
+#include "kernels/quantize.h"
+
 #include <limits.h>
+#include <math.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +18,6 @@
 #include "commands/commands.h"
 #include "io/backbone_file.h"
 #include "io/model_source.h"
-#include "kernels/quantize.h"
 
 enum { TABLE_PIECE = 1 << 22 }; /* elements of the embedding and the head in memory at once */
 
@@ -29,7 +31,7 @@ struct job {
   float *weights;       /* one matrix, or a piece of a table, as fp32 */
   char *packed;         /* one quantized matrix: struct matrix with its arrays behind it, as it travels */
   struct matrix matrix; /* its arrays point into `packed` */
-  double started, reported;
+  double started, layers_started, reported;
 };
 
 static double now(void) {
@@ -102,9 +104,15 @@ static int write_table(struct job *job, enum backbone_table table, const char *n
     TRY(model_source_read(job->source, name, first, rows, job->weights));
     struct matrix rounded = {
         .format = WEIGHT_BF16, .rows = (int)rows, .cols = job->config->hidden, .codes = job->packed};
-    TRY(quantize_matrix(&rounded, job->weights));
+    TRY(fail_at(quantize_matrix(&rounded, job->weights), "%s", name));
     TRY(backbone_writer_rows(job->writer, table, rows, rounded.codes));
   }
+  return OK;
+}
+
+static int check_vector(const float *values, int size, const char *name) {
+  for (int i = 0; i < size; i++)
+    if (!isfinite(values[i])) return fail(ERR_INPUT, "%s holds infinities or NaN; the model is damaged", name);
   return OK;
 }
 
@@ -115,6 +123,7 @@ static int write_vectors(struct job *job, int layer) {
     char name[96];
     backbone_vector_name(layer, which, name);
     TRY(model_source_read(job->source, name, 0, size, job->weights));
+    TRY(check_vector(job->weights, size, name));
     TRY(backbone_writer_vector(job->writer, layer, which, job->weights));
   }
   return OK;
@@ -139,7 +148,9 @@ static int write_beginning(struct job *job) {
   TRY(write_tokenizer(job));
   TRY(write_table(job, TABLE_EMBEDDING, "model.embed_tokens.weight"));
   if (!job->config->tied_head) TRY(write_table(job, TABLE_HEAD, "lm_head.weight"));
-  TRY(model_source_read(job->source, "model.norm.weight", 0, job->config->hidden, job->weights));
+  static const char norm[] = "model.norm.weight";
+  TRY(model_source_read(job->source, norm, 0, job->config->hidden, job->weights));
+  TRY(check_vector(job->weights, job->config->hidden, norm));
   return backbone_writer_final_norm(job->writer, job->weights);
 }
 
@@ -178,7 +189,7 @@ static void report_progress(struct job *job, int done) {
   double time = now(), part = (double)done / matrix_count(job);
   if (time - job->reported < SECONDS_BETWEEN_LINES) return;
   job->reported = time;
-  double left = (time - job->started) * (1 - part) / part;
+  double left = (time - job->layers_started) * (1 - part) / part;
   log_progress("quantize  layer %d of %d  %3.0f %%  %d:%02d left", done / MATRIX_COUNT, job->config->layers, 100 * part,
                (int)left / 60, (int)left % 60);
 }
@@ -186,6 +197,7 @@ static void report_progress(struct job *job, int done) {
 /* In each round every rank quantizes one matrix; all agree that it went well before anything is sent. */
 static int quantize_layers(struct job *job) {
   int status = OK;
+  job->layers_started = now();
   for (int first = 0; first < matrix_count(job); first += job->comm->size) {
     if (status == OK && first + job->comm->rank < matrix_count(job))
       status = quantize_one(job, first + job->comm->rank);
