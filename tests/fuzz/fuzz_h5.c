@@ -1,0 +1,71 @@
+/* The image of an HDF5 file, opened as each of our formats and read. Most of what it finds is HDF5's to refuse; what gets
+ * past HDF5 must end in an error line or in a file that holds what its reader promises. */
+// SEEDS tests/fuzz/corpus/fuzz_h5/*.h5
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/memory.h"
+#include "io/backbone_file.h"
+#include "io/checkpoint.h"
+#include "io/token_file.h"
+
+int LLVMFuzzerTestOneInput(const unsigned char *bytes, size_t size);
+
+static void read_tokens(const char *path) {
+  struct token_file data;
+  if (token_file_read(path, &data) != OK) return;
+  if (data.rows < 1 || data.offsets[0] != 0 || data.offsets[data.rows] != data.total) __builtin_trap();
+  for (int64_t i = 0; i < data.total; i++)
+    if (data.tokens[i] < 0 || data.tokens[i] >= data.vocabulary) __builtin_trap();
+  token_file_free(&data);
+}
+
+static int read_tensor(void *context, const char *name, int64_t rows, int64_t cols) {
+  struct checkpoint *checkpoint = context;
+  int64_t found_rows, found_cols;
+  if (checkpoint_shape(checkpoint, name, &found_rows, &found_cols) != OK) return OK;
+  if (found_rows != rows || found_cols != cols) __builtin_trap();
+  return OK;
+}
+
+static void read_checkpoint(const char *path) {
+  struct checkpoint *checkpoint;
+  checkpoint_verify(path);
+  if (checkpoint_open(&checkpoint, path) != OK) return;
+  checkpoint_each(checkpoint, read_tensor, checkpoint);
+  checkpoint_has_moments(checkpoint);
+  checkpoint_close(&checkpoint);
+}
+
+static void read_embedding(struct backbone_file *file) {
+  const struct model_config *config = backbone_file_config(file);
+  bf16 *table;
+  if (memory_array(&table, (size_t)config->vocabulary * (size_t)config->hidden, sizeof *table) != OK) __builtin_trap();
+  backbone_file_embedding(file, table);
+  free(table);
+}
+
+static void read_backbone(const char *path) {
+  struct backbone_file *file;
+  if (backbone_file_open(&file, path) != OK) return;
+  struct tokenizer *tokenizer;
+  if (backbone_file_tokenizer(file, &tokenizer) == OK) tokenizer_destroy(&tokenizer);
+  read_embedding(file);
+  backbone_file_close(&file);
+}
+
+int LLVMFuzzerTestOneInput(const unsigned char *bytes, size_t size) {
+  int descriptor = memfd_create("fuzz", MFD_CLOEXEC);
+  char path[64];
+  snprintf(path, sizeof path, "/proc/self/fd/%d", descriptor);
+  if (descriptor >= 0 && write(descriptor, bytes, size) == (ssize_t)size) {
+    read_backbone(path);
+    read_tokens(path);
+    read_checkpoint(path);
+  }
+  close(descriptor);
+  return 0;
+}
