@@ -44,7 +44,7 @@ make_tiny() {
 # The options every tiny run has; a test adds --out, --steps and so on.
 tiny_options() {
   echo train --quiet --backbone "$work/b.h5" --data "$work/t.h5" --eval-data "$work/e.h5" \
-    --reduction-factor 4 --global-batch 12 --micro-batch-tokens 96 --lr 3e-3 --eval-every 7
+    --reduction-factor 3 --global-batch 12 --micro-batch-tokens 96 --lr 3e-3 --eval-every 7
 }
 
 # losses RUN: the loss curve, one line a step
