@@ -103,7 +103,7 @@ static void check_all_cases(void) {
     free(weights);
     cases++;
   }
-  CHECK(cases == 76);
+  CHECK(cases == 84);
   fclose(list);
   safetensors_close(&file);
 }
