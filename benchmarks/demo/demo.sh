@@ -5,7 +5,7 @@
 #
 #   BUILD=FOLDER            where the program is (build)
 #   QST_SMOLLM2=FILE.gguf   the model, where it cannot be fetched (see get_model.sh)
-#   DEMO_RANKS, DEMO_EPOCHS other than 2 and 1.5
+#   DEMO_RANKS, DEMO_EPOCHS other than 2 and 1.2
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -15,10 +15,10 @@ DEMO=$BUILD/demo
 ROWS=benchmarks/demo
 RUN=$DEMO/run
 RANKS=${DEMO_RANKS:-2}
-EPOCHS=${DEMO_EPOCHS:-1.5}
+EPOCHS=${DEMO_EPOCHS:-1.2}
 CORES=$(nproc)
 THREADS=$((CORES > RANKS ? CORES / RANKS : 1))
-ANSWER_TOKENS=40
+ANSWER_TOKENS=32
 # A step of 16 rows is about 820 tokens: two micro-batches of at most 512, one a rank.
 TRAIN_OPTIONS=(--epochs "$EPOCHS" --global-batch 16 --micro-batch-tokens 512 --lr 0.003 --save-every 50 --eval-every 100)
 
@@ -91,7 +91,7 @@ evaluate() { # NAME [--side SIDE]
   local name=$1
   shift
   save_once "$DEMO/$name.json" "${LAUNCH[@]}" "$QST" eval --backbone "$DEMO/backbone.h5" "$@" --data "$DEMO/eval.h5" \
-    --max-new-tokens "$ANSWER_TOKENS" --threads "$THREADS" --json
+    --batch 100 --max-new-tokens "$ANSWER_TOKENS" --threads "$THREADS" --json
 }
 
 answer() { # NAME [--side SIDE]
