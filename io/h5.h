@@ -6,8 +6,8 @@
  *
  * Before a byte of data is read or memory for it is asked for, a dataset must be reached over plain links, lie
  * contiguously and unfiltered in this file, be of a type and rank of ours, and fit the file's size; reading it verifies
- * the checksum. A damaged file is ERR_INPUT with the path and the dataset's name. The format is that of HDF5 1.8, whose
- * metadata has checksums of its own. Use from one thread at a time.
+ * the checksum. A damaged file is ERR_INPUT with the path and the dataset's name. The format is that of HDF5 1.8, the
+ * first whose metadata has checksums of its own; older ones are refused. Use from one thread at a time.
  */
 #ifndef QST_IO_H5_H
 #define QST_IO_H5_H

@@ -73,6 +73,16 @@ static void test_round_trip(void) {
   free(again);
 }
 
+/* Another program's file: tests/fixtures/make_stores.py wrote it with h5py. */
+static void test_foreign_writer(void) {
+  struct token_file got;
+  struct sample want;
+  start_sample(&want);
+  CHECK_OK(token_file_read("tests/fuzz/corpus/fuzz_h5/tokens.h5", &got));
+  CHECK(got.rows == ROWS && got.label_tokens == 2 && memcmp(got.labels, want.labels, sizeof want.labels) == 0);
+  token_file_free(&got);
+}
+
 static void expect(const char *text, struct sample *s) {
   char *path = scratch_path("wrong.h5");
   struct token_file got;
@@ -133,6 +143,7 @@ static void test_damage(void) {
 int main(void) {
   scratch_make();
   test_round_trip();
+  test_foreign_writer();
   test_wrong_contents();
   test_header();
   test_damage();
