@@ -66,8 +66,9 @@ static int read_vocabulary_settings(const struct gguf *file, struct gguf_vocabul
   TRY(gguf_token(file, "tokenizer.ggml.eos_token_id", count, &out->eos));
   TRY(gguf_token(file, "tokenizer.ggml.unknown_token_id", count, &out->unknown));
   TRY(gguf_token(file, "tokenizer.ggml.padding_token_id", count, &out->pad));
-  /* llama.cpp's defaults where a file does not say: SentencePiece vocabularies get a bos and a space in front. */
-  out->add_bos = out->add_space_prefix = strcmp(out->model, "llama") == 0;
+  /* llama.cpp's defaults where a file does not say: SentencePiece vocabularies get a bos and a space in front, LLaMA 3 a bos. */
+  out->add_space_prefix = strcmp(out->model, "llama") == 0;
+  out->add_bos = out->add_space_prefix || (out->pre && strcmp(out->pre, "llama-bpe") == 0);
   TRY(get_truth(file, "tokenizer.ggml.add_bos_token", &out->add_bos));
   TRY(get_truth(file, "tokenizer.ggml.add_eos_token", &out->add_eos));
   return get_truth(file, "tokenizer.ggml.add_space_prefix", &out->add_space_prefix);

@@ -150,14 +150,14 @@ static int check_steps(const struct tokenizer_spec *spec) {
 static int check_ids(const struct tokenizer_spec *spec) {
   if (spec->unknown != -1 && !is_token(spec, spec->unknown))
     return fail(ERR_INPUT, "the unknown token %d is not in the vocabulary", spec->unknown);
-  if ((spec->bos != -1 && !is_token(spec, spec->bos)) || (spec->eos != -1 && !is_token(spec, spec->eos)))
-    return fail(ERR_INPUT, "the tokenizer's bos or eos token (%d, %d) is not in the vocabulary", spec->bos, spec->eos);
   const struct buffer *lists[] = {&spec->before, &spec->after};
   for (int l = 0; l < 2; l++)
     for (size_t i = 0; i < lists[l]->size / sizeof(int32_t); i++) {
       int32_t id = ((const int32_t *)(const void *)lists[l]->data)[i];
       if (!is_token(spec, id)) return fail(ERR_INPUT, "the post-processor adds token %d, which does not exist", id);
     }
+  if ((spec->bos != -1 && !is_token(spec, spec->bos)) || (spec->eos != -1 && !is_token(spec, spec->eos)))
+    return fail(ERR_INPUT, "the tokenizer's bos or eos token (%d, %d) is not in the vocabulary", spec->bos, spec->eos);
   return OK;
 }
 

@@ -60,8 +60,8 @@ static void check_row(const struct tokenizer *tokenizer, const json_t *want, str
     CHECK(row.completion == last_answer(labels));
     options.prompt_only = true; /* the prompt alone is the beginning of its row */
     CHECK_OK(chat_row_parse(tokenizer, line, strlen(line), &options, INT32_MAX, &prompt));
-    CHECK((int32_t)prompt.tokens.size == row.completion &&
-          memcmp(prompt.tokens.ids, row.tokens.ids, prompt.tokens.size * sizeof(int32_t)) == 0);
+    CHECK((int32_t)prompt.tokens.size == row.completion);
+    for (size_t i = 0; i < prompt.tokens.size; i++) CHECK(prompt.tokens.ids[i] == row.tokens.ids[i]);
     options.prompt_only = false;
     options.train_on_prompt = true;
     CHECK_OK(chat_row_parse(tokenizer, line, strlen(line), &options, INT32_MAX, &prompt));
