@@ -27,7 +27,7 @@ expect() {
   [[ $count == 1 ]] || complain "$*: $count lines on $ranks ranks: $(cat "$folder"/stderr-*)"
   grep -qF -- "$text" "$folder/stderr-0" || complain "$*: no '$text' in: $(cat "$folder"/stderr-*)"
   # inspect tells of a damaged file in its result as well
-  [[ $1 != inspect && -s $folder/stdout ]] && complain "$*: wrote to stdout"
+  [[ ${1:-} != inspect && -s $folder/stdout ]] && complain "$*: wrote to stdout"
 }
 
 for ranks in 1 3; do
