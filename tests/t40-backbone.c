@@ -1,7 +1,7 @@
 /**
  * @file t40-backbone.c
  * The frozen model against transformers, position by position: every hidden state and all logits of packed rows, for each
- * family, with its own weights and quantized to NF4, on the plain path and the fast one.
+ * family, with its own weights and quantized to NF4, on the plain path, the fast one and those between.
  */
 // RUN ranks=1 args=""
 #include "tiny.h"
@@ -17,7 +17,7 @@ static double bound_of(const struct tiny_path *path, const struct safetensors *r
                        const char *what) {
   char key[64];
   snprintf(key, sizeof key, "%s%s_bf16_error", prefix, what);
-  return path == &plain_path ? FP32_BOUND : BF16_FACTOR * reference_number(reference, key);
+  return tiny_is_fp32(path) ? FP32_BOUND : BF16_FACTOR * reference_number(reference, key);
 }
 
 static void near(const char *what, double error, double bound) {
@@ -73,6 +73,9 @@ int main(void) {
     check_model(models[i], &fast_path, WEIGHT_BF16);
     check_model(models[i], &plain_path, WEIGHT_NF4);
     check_model(models[i], &fast_path, WEIGHT_NF4);
+    struct tiny_path others[4];
+    int count = tiny_other_paths(others);
+    for (int n = 0; n < count; n++) check_model(models[i], &others[n], WEIGHT_NF4);
   }
   scratch_remove();
   return check_result();

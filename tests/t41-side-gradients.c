@@ -1,9 +1,9 @@
 /**
  * @file t41-side-gradients.c
  * The loss and every gradient of every variant of the side network against PyTorch's autograd in float64, on the plain
- * path and the fast one; on the plain path also against finite differences of our own loss. Masked labels, a row without
- * labels, a row of two tokens, packed samples; micro-batches add up, in any order and on any number of threads to the
- * same bits.
+ * path and the fast one, for some variants also on those between; on the plain path against finite differences of our own
+ * loss, too. Masked labels, a row without labels, a row of two tokens, packed samples; micro-batches add up, in any order
+ * and on any number of threads to the same bits.
  */
 // RUN ranks=1 args="" timeout=120
 #include "tiny.h"
@@ -42,21 +42,21 @@ static double norm_of(const float *x, size_t count) {
 
 /* The loss and s_L of the micro-batch just trained on. On the fast path: within what PyTorch's bf16 is off, but no closer
  * than rounding y and its logits to bf16 allows. */
-static void check_forward(struct tiny *tiny, const struct safetensors *reference, double loss, bool plain) {
+static void check_forward(struct tiny *tiny, const struct safetensors *reference, double loss, bool fp32) {
   float *want = reference_read(reference, "", "loss", 1);
   double bf16_bound = fmax(reference_number(reference, "loss_bf16_error"), 1.0 / 256);
   double error = fabs(loss - (double)*want) / (double)*want;
   printf("  loss %.7g, off by %.2g\n", loss, error);
-  CHECK(error <= (plain ? FP32_BOUND : bf16_bound));
+  CHECK(error <= (fp32 ? FP32_BOUND : bf16_bound));
   free(want);
   size_t rows = (size_t)tiny->batch.rows, width = (size_t)tiny->side.layout.shape.width;
   float *s = tiny_activations(tiny, tiny->s, rows * width), *s_want = reference_read(reference, "", "s", rows * width);
-  if (plain) CHECK(worst_row(s, s_want, rows, width) <= FP32_BOUND);
+  if (fp32) CHECK(worst_row(s, s_want, rows, width) <= FP32_BOUND);
   free(s);
   free(s_want);
 }
 
-static void check_gradients(struct tiny *tiny, const struct safetensors *reference, const int64_t *sums, bool plain) {
+static void check_gradients(struct tiny *tiny, const struct safetensors *reference, const int64_t *sums, bool fp32) {
   const struct side_layout *layout = &tiny->side.layout;
   float *want = tiny_flat(tiny, reference, "grad/"), *got = calloc(layout->size, sizeof *got);
   double worst = 0, squares = 0, worst_allowed = WORST_FACTOR * reference_number(reference, "gradient_bf16_error");
@@ -66,7 +66,7 @@ static void check_gradients(struct tiny *tiny, const struct safetensors *referen
     size_t count = side_tensor_size(tensor);
     double size = norm_of(want + tensor->offset, count);
     double error = relative_error(got + tensor->offset, want + tensor->offset, count);
-    double bound = (plain ? FP32_BOUND : worst_allowed) + fixed_rounding(count) / size;
+    double bound = (fp32 ? FP32_BOUND : worst_allowed) + fixed_rounding(count) / size;
     if (!(error <= bound)) fprintf(stderr, "  %s is off by %.3g\n", tensor->name, error);
     CHECK(error <= bound);
     worst = fmax(worst, error);
@@ -75,7 +75,7 @@ static void check_gradients(struct tiny *tiny, const struct safetensors *referen
   double rms = sqrt(squares / layout->count);
   printf("  %d gradients, off by at most %.2g, rms %.2g\n", layout->count, worst, rms);
   double torch_rms = reference_number(reference, "gradient_bf16_rms");
-  if (!plain) {
+  if (!fp32) {
     CHECK(rms <= RMS_FACTOR * torch_rms);
     fast_squares += rms * rms;
     torch_squares += torch_rms * torch_rms;
@@ -138,7 +138,7 @@ static void check_slopes(struct tiny *tiny, float *flat, const int64_t *sums) {
 /* ---- one case ------------------------------------------------------------------------------------------- */
 
 static void check_case(const char *name, const struct tiny_path *path, bool slopes) {
-  bool plain = path == &plain_path;
+  bool fp32 = tiny_is_fp32(path);
   printf("%s, %s path\n", name, path->name);
   struct safetensors *reference = reference_open(name);
   struct token_file data = reference_rows(reference);
@@ -149,8 +149,8 @@ static void check_case(const char *name, const struct tiny_path *path, bool slop
   tiny_load(&tiny, &data, (const int64_t[]){0, 1, 2, 3}, 4);
   tiny_train(&tiny);
   int64_t *sums = tiny_sums(&tiny);
-  check_forward(&tiny, reference, tiny_fixed(sums[tiny.sums.size]), plain);
-  check_gradients(&tiny, reference, sums, plain);
+  check_forward(&tiny, reference, tiny_fixed(sums[tiny.sums.size]), fp32);
+  check_gradients(&tiny, reference, sums, fp32);
   if (slopes) check_slopes(&tiny, flat, sums);
   free(flat);
   free(sums);
@@ -260,6 +260,9 @@ int main(void) {
     check_sums(some[i], &fast_path);
     check_threads(some[i], &plain_path);
     check_threads(some[i], &fast_path);
+    struct tiny_path others[4];
+    int count = tiny_other_paths(others);
+    for (int n = 0; n < count; n++) check_case(some[i], &others[n], false);
   }
   scratch_remove();
   return check_result();

@@ -10,6 +10,7 @@
 
 #include "head.h"
 #include "io/model_source.h"
+#include "kernels/cpu/cpu.h"
 #include "kernels/quantize.h"
 #include "reference.h"
 #include "scratch.h"
@@ -21,6 +22,19 @@ struct tiny_path {
   int threads;
 };
 static const struct tiny_path plain_path = {"plain", "plain", "fp32", 1}, fast_path = {"fast", "auto", "bf16", 2};
+
+/** The other ways, those of this machine; their number. */
+static inline int tiny_other_paths(struct tiny_path paths[4]) {
+  paths[0] = (struct tiny_path){"plain bf16", "plain", "bf16", 2};
+  paths[1] = (struct tiny_path){"avx2 fp32", "avx2", "fp32", 2};
+  paths[2] = (struct tiny_path){"avx2 bf16", "avx2", "bf16", 2};
+  paths[3] = (struct tiny_path){"avx512 fp32", "avx512-bf16", "fp32", 2};
+  return cpu_isa_best() == CPU_PLAIN ? 1 : cpu_isa_best() == CPU_AVX2 ? 3 : 4;
+}
+
+static inline bool tiny_is_fp32(const struct tiny_path *path) {
+  return strcmp(path->act, "fp32") == 0;
+}
 
 enum { TINY_ROWS = 96, TINY_SAMPLES = 8, TINY_POSITIONS = 64 };
 
