@@ -214,12 +214,13 @@ static int begin(struct job *job) {
 }
 
 static int tokenize_all(struct job *job) {
-  do {
+  for (;;) {
     TRY(read_block(job));
     TRY(tokenize_block(job));
     for (int i = 0; i < job->line_count; i++) TRY(append(job, &job->lines[i].row));
+    if (job->line_count < BLOCK_LINES) break;
     log_progress("tokenize  %lld rows, %lld tokens", (long long)job->out.rows, (long long)job->out.total);
-  } while (job->line_count > 0);
+  }
   if (job->out.rows == 0) return fail(ERR_INPUT, "%s: has no rows", job->options->in);
   return OK;
 }
