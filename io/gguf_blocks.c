@@ -189,7 +189,8 @@ static void decode_q6_k(const void *blocks, size_t count, float *out) {
       const uint8_t *low = block.low + half * 64 + quarter % 2 * SMALL, *high = block.high + half * SMALL;
       for (int j = 0; j < SMALL; j++) {
         int value = (quarter < 2 ? low[j] & 15 : low[j] >> 4) | (high[j] >> (2 * quarter) & 3) << 4;
-        float sub_scale = scale * (float)block.sub_scales[g * 2 + j / 16];
+        int sixteen = g * 2 + j / 16;
+        float sub_scale = scale * (float)block.sub_scales[sixteen];
         out[j] = sub_scale * (float)(value - 32);
       }
     }

@@ -209,7 +209,8 @@ static int parse_features(const json_t *root, struct model_config *out) {
   TRY(check_no_bias(root, "attention_bias"));
   TRY(check_no_bias(root, "mlp_bias"));
   TRY(check_activation(root));
-  if (json_object_get(root, "quantization_config"))
+  const json_t *quantized = json_object_get(root, "quantization_config");
+  if (quantized && !json_is_null(quantized))
     return fail(ERR_INPUT, "the weights are quantized already (quantization_config); give the original checkpoint");
   out->attention_bias = strcmp(out->architecture, "qwen2") == 0;
   return get_truth(root, "tie_word_embeddings", &out->tied_head);

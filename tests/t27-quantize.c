@@ -31,7 +31,8 @@ static void release(struct matrix *matrix) {
 }
 
 /* The case is known from the lines around: say which part differs. */
-static void check_part(const struct expected *want, const char *part, const char *hash, const void *bytes, size_t size) {
+static void check_part(const struct expected *want, const char *part, const char *hash, const void *bytes,
+                       size_t size) {
   if (strcmp(hash, "-") == 0) return;
   int same = strcmp(hash_bytes(bytes, size).hex, hash) == 0;
   if (!same) fprintf(stderr, "%s %s %d: %s\n", want->name, want->format, want->double_quantized, part);
@@ -77,8 +78,7 @@ static float *weights_of(const struct safetensors *file, const struct expected *
   size_t count = (size_t)want->rows * (size_t)want->cols;
   CHECK_OK(memory_array(&weights, count, sizeof *weights));
   if (strcmp(want->name, "generated") == 0) {
-    for (size_t i = 0; i < count; i++)
-      weights[i] = (float)((uint32_t)(i * 2654435761u) >> 8) * 0x1p-24f - 0.5f;
+    for (size_t i = 0; i < count; i++) weights[i] = (float)((uint32_t)(i * 2654435761u) >> 8) * 0x1p-24f - 0.5f;
     return weights;
   }
   const struct safetensors_tensor *tensor = safetensors_find(file, want->name);
