@@ -18,7 +18,8 @@ MPI_LIBS ?= $(call once,MPI_LIBS,$(PKG) --libs ompi-c 2>/dev/null || mpicc --sho
 HDF5_CFLAGS ?= $(call once,HDF5_CFLAGS,$(PKG) --cflags hdf5-openmpi 2>/dev/null || $(PKG) --cflags hdf5)
 HDF5_LIBS ?= $(call once,HDF5_LIBS,$(PKG) --libs hdf5-openmpi 2>/dev/null || $(PKG) --libs hdf5)
 OTHER_CFLAGS ?= $(call once,OTHER_CFLAGS,$(PKG) --cflags jansson libpcre2-8 libutf8proc libxxhash)
-OTHER_LIBS ?= $(call once,OTHER_LIBS,$(PKG) --libs jansson libpcre2-8 libutf8proc libxxhash) -ldnnl
+OTHER_LIBS ?= $(call once,OTHER_LIBS,$(PKG) --libs jansson libpcre2-8 libutf8proc libxxhash)
+DNNL_LIBS ?= -ldnnl # oneDNN: the ceiling that benchmarks compare with
 
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wstrict-prototypes -Wmissing-prototypes
 SAN_address := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1
@@ -104,7 +105,7 @@ $(BUILD)/tests/fuzz/%: tests/fuzz/%.c $(LIBRARY)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(BASE_CFLAGS) $(CFLAGS) -fsanitize=fuzzer -o $@ $< $(LIBRARY) $(LDFLAGS) $(LIBS)
 
-C_FILES = $(shell find src kernels comm io tests -name '*.[ch]' | sort)
+C_FILES = $(shell find src kernels comm io tests benchmarks -name '*.[ch]' | sort)
 
 .PHONY: format format-check tidy
 format: ## lay out the C files with clang-format
@@ -116,6 +117,17 @@ format-check: ## fail if `make format` would change a file
 tidy: ## clang-tidy on the C files (search=TEXT: those whose path contains it)
 	$(Q)printf '%s\n' $(foreach f,$(SOURCES),$(if $(findstring $(search),$f),$f)) | \
 	  xargs -P "$$(nproc)" -n 4 sh -c 'clang-tidy --quiet "$$@" -- $(filter-out -MMD -MP,$(BASE_CFLAGS)) 2>/dev/null' tidy
+
+# ---- benchmarks ---------------------------------------------------------------------------------------------
+
+.PHONY: bench-kernels
+bench-kernels: $(BUILD)/bench-kernels ## build the benchmark of every kernel (build/bench-kernels --help)
+
+$(BUILD)/bench-kernels: benchmarks/kernels.c benchmarks/kernels_cases.c benchmarks/ceilings.c $(LIBRARY) \
+  benchmarks/kernels_cases.h benchmarks/ceilings.h kernels/device.h
+	$(if $(filter 1,$(V)),,@echo "link $@")
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(filter-out -MMD -MP,$(BASE_CFLAGS)) $(CFLAGS) -o $@ $(filter %.c %.a,$^) $(LDFLAGS) $(LIBS) $(DNNL_LIBS)
 
 # ---- use ----------------------------------------------------------------------------------------------------
 

@@ -261,6 +261,45 @@ static void test_frozen_linears(struct fixture *fixture) {
     }
 }
 
+/** The product with the unit matrix gives the weights themselves: exactly the oracle's, rounded to activations. */
+static void test_dequantized(struct fixture *fixture, enum weight_format format, bool double_quantized, int n, int k) {
+  float *values;
+  CHECK_OK(memory_array(&values, (size_t)n * k, sizeof *values));
+  struct matrix w = matrix_random(format, double_quantized, n, k, fixture->act, values);
+  struct operand x = operand_random((size_t)k * k, fixture->act);
+  for (int i = 0; i < k * k; i++) {
+    float value = i % (k + 1) == 0 ? 1 : 0;
+    if (fixture->act == DTYPE_BF16)
+      ((bf16 *)x.data)[i] = float_to_bf16(value);
+    else
+      ((float *)x.data)[i] = value;
+  }
+  struct result y = result_make((size_t)k * n, fixture->act, NULL);
+  struct frozen_linear_args arguments = {.y = y.data, .x = x.data, .parts = {&w}, .part_count = 1, .rows = k};
+  RUN_ON_ALL(fixture, frozen_linear, &y, &arguments);
+  int wrong = 0;
+  for (int i = 0; i < k; i++)
+    for (int j = 0; j < n; j++) {
+      size_t place = (size_t)i * n + j;
+      float got = fixture->act == DTYPE_BF16 ? bf16_to_float(((bf16 *)y.data)[place]) : ((float *)y.data)[place];
+      wrong += got != values[(size_t)j * k + i];
+    }
+  CHECK(wrong == 0);
+  free(y.memory);
+  free(y.first);
+  operand_free(&x);
+  matrix_free(&w);
+  free(values);
+}
+
+static void test_all_dequantized(struct fixture *fixture) {
+  for (enum weight_format format = WEIGHT_NF4; format <= WEIGHT_FP4; format++)
+    for (int doubly = 0; doubly < 2; doubly++) {
+      test_dequantized(fixture, format, doubly, 150, 128);
+      test_dequantized(fixture, format, doubly, 50, 77);
+    }
+}
+
 static void test_head(struct fixture *fixture, int rows, int vocabulary, int hidden) {
   float *values;
   CHECK_OK(memory_array(&values, (size_t)vocabulary * hidden, sizeof *values));
@@ -416,6 +455,7 @@ static void test_all(const char *isa, const char *act, int *tried) {
     ++*tried;
     test_embed(&fixture);
     test_frozen_linears(&fixture);
+    test_all_dequantized(&fixture);
     test_head(&fixture, 1, 100, 32);
     test_head(&fixture, 9, 515, 65);
     test_head(&fixture, 33, 4801, 72);

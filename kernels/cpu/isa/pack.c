@@ -101,9 +101,23 @@ static struct source find_column(const struct multiply *task, int column) {
   return (struct source){.matrix = matrix, .element = element};
 }
 
+/** 4-bit weights are rounded to the activation type, also where bf16 is then widened. */
+static void dequantize_words(const struct multiply *task, const struct source *source, bool pairs, int first, int count,
+                             int words, uint32_t *stage) {
+  enum dtype type = task->a.type;
+  if (type == DTYPE_F32 || pairs) {
+    dequantize(stage, type, source->matrix, source->element + first, count);
+    pad_words(stage, words, pairs, count);
+    return;
+  }
+  bf16 rounded[STAGE_STEPS];
+  dequantize(rounded, type, source->matrix, source->element + first, count);
+  copy_words(stage, words, rounded, type, pairs, count);
+}
+
 /** The words of elements first .. first + count of a column, in place or staged at `stage`. */
-static const uint32_t *column_words(const struct source *source, bool pairs, int first, int count, int words,
-                                    uint32_t *stage) {
+static const uint32_t *column_words(const struct multiply *task, const struct source *source, bool pairs, int first,
+                                    int count, int words, uint32_t *stage) {
   if (source->data) {
     const char *data = (const char *)source->data + first * dtype_size(source->type);
     bool same = (source->type == DTYPE_BF16) == pairs;
@@ -111,23 +125,22 @@ static const uint32_t *column_words(const struct source *source, bool pairs, int
       return (const uint32_t *)(const void *)data;
     copy_words(stage, words, data, source->type, pairs, count);
   } else if (source->matrix) {
-    dequantize(stage, pairs ? DTYPE_BF16 : DTYPE_F32, source->matrix, source->element + first, count);
-    pad_words(stage, words, pairs, count);
+    dequantize_words(task, source, pairs, first, count, words, stage);
   } else {
     memset(stage, 0, 4 * (size_t)words);
   }
   return stage;
 }
 
-static void transpose_columns(const struct source *sources, uint32_t *stage, bool pairs, int first, int count,
-                              uint32_t *out, int stride) {
+static void transpose_columns(const struct multiply *task, const struct source *sources, uint32_t *stage, bool pairs,
+                              int first, int count, uint32_t *out, int stride) {
   int depth = pairs ? 2 * STAGE_STEPS : STAGE_STEPS;
   for (int done = 0; done < count; done += depth) {
     int part = count - done < depth ? count - done : depth, steps = steps_of(part, pairs);
     int words = (steps + LANES - 1) / LANES * LANES;
     const uint32_t *rows[LANES];
     for (int lane = 0; lane < LANES; lane++)
-      rows[lane] = column_words(&sources[lane], pairs, first + done, part, words, stage + lane * STAGE_STEPS);
+      rows[lane] = column_words(task, &sources[lane], pairs, first + done, part, words, stage + lane * STAGE_STEPS);
     for (int s = 0; s < words; s += LANES) transpose(rows, s, out + (size_t)s * stride, stride);
     out += (size_t)steps * stride;
   }
@@ -183,7 +196,7 @@ void pack_panel(uint32_t *panel, const struct multiply *task, uint32_t *stage, b
   for (int group = 0; group < width; group += LANES) {
     struct source sources[LANES];
     for (int lane = 0; lane < LANES; lane++) sources[lane] = find_column(task, column + group + lane);
-    transpose_columns(sources, stage, pairs, first, count, panel + group, width);
+    transpose_columns(task, sources, stage, pairs, first, count, panel + group, width);
   }
 }
 

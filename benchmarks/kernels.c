@@ -1,0 +1,311 @@
+/* bench-kernels: how fast every operation of kernels/device.h is at a model's shapes, beside what one large product and
+ * memcpy reach on the same cores in the same run. Each result is verified after its timing against the plain
+ * instruction set. See usage below. */
+#include <inttypes.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/memory.h"
+#include "benchmarks/ceilings.h"
+#include "benchmarks/kernels_cases.h"
+
+enum { WARM_UP = 3, FEWEST_RUNS = 5, MOST_RUNS = 200 };
+static const double CASE_SECONDS = 0.3;
+
+static const char *const environment[] = {"OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "OMP_WAIT_POLICY"};
+
+struct settings {
+  struct model_shape shape; /**< SmolLM2-135M unless told */
+  int threads;
+  const char *isa, *act, *json, *search, *clock;
+};
+
+struct run {
+  struct ceilings ceilings;
+  json_t *rows;
+  int failed, passed;
+};
+
+/* ---- options -------------------------------------------------------------------------------------------- */
+
+static const char usage[] =
+    "bench-kernels [--rows 2048] [--sample 512] [--hidden 576] [--ff 1536] [--vocabulary 49152] [--heads 9]\n"
+    "              [--kv-heads 3] [--reduction-factor 16] [--rank 16] [--logit-rows N] [--threads N]\n"
+    "              [--cpu-isa auto|avx512-bf16|avx2|plain] [--act auto|bf16|fp32] [--search OPERATION] [--json FILE]\n"
+    "              [--clock wall|own: the running time of one thread, for a machine that others use too]\n"
+    "Defaults are SmolLM2-135M's shapes. A JSON file that exists is not overwritten.\n";
+
+static int read_number(int *out, const char *name, const char *text) {
+  char *end;
+  long value = strtol(text, &end, 10);
+  if (*end || value < 1 || value > 1 << 28) return fail(ERR_USAGE, "%s %s: give a whole number from 1", name, text);
+  *out = (int)value;
+  return OK;
+}
+
+static int read_option(struct settings *s, const char *name, const char *value) {
+  struct model_shape *m = &s->shape;
+  const struct {
+    const char *name;
+    int *number;
+    const char **text;
+  } options[] = {
+      {"--rows", &m->rows, NULL},       {"--sample", &m->sample, NULL},
+      {"--hidden", &m->hidden, NULL},   {"--ff", &m->ff, NULL},
+      {"--heads", &m->heads, NULL},     {"--vocabulary", &m->vocabulary, NULL},
+      {"--rank", &m->rank, NULL},       {"--reduction-factor", &m->reduction, NULL},
+      {"--threads", &s->threads, NULL}, {"--kv-heads", &m->kv_heads, NULL},
+      {"--cpu-isa", NULL, &s->isa},     {"--logit-rows", &m->logit_rows, NULL},
+      {"--act", NULL, &s->act},         {"--search", NULL, &s->search},
+      {"--json", NULL, &s->json},       {"--clock", NULL, &s->clock},
+  };
+  for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
+    if (strcmp(name, options[i].name) != 0) continue;
+    if (options[i].number) return read_number(options[i].number, name, value);
+    *options[i].text = value;
+    return OK;
+  }
+  return fail(ERR_USAGE, "unknown option %s; see --help", name);
+}
+
+static int read_settings(struct settings *s, int count, char **words) {
+  for (int i = 1; i < count; i += 2) {
+    if (i + 1 == count) return fail(ERR_USAGE, "%s needs a value", words[i]);
+    TRY(read_option(s, words[i], words[i + 1]));
+  }
+  bool own = strcmp(s->clock, "own") == 0;
+  if (!own && strcmp(s->clock, "wall") != 0) return fail(ERR_USAGE, "--clock %s: there are wall and own", s->clock);
+  if (own && s->threads != 1) return fail(ERR_USAGE, "--clock own counts one thread: give --threads 1");
+  const struct model_shape *m = &s->shape;
+  if (m->hidden % m->heads || m->heads % m->kv_heads || m->hidden / m->reduction % m->heads)
+    return fail(ERR_USAGE, "heads must divide the hidden size and the side network's, and kv-heads the heads");
+  if (m->rows < m->sample) return fail(ERR_USAGE, "--sample must not be above --rows");
+  if (s->json && access(s->json, F_OK) == 0) return fail(ERR_USAGE, "%s exists; results are not overwritten", s->json);
+  return OK;
+}
+
+/* ---- verification --------------------------------------------------------------------------------------- */
+
+static double number_at(const struct bench *bench, const void *x, enum number type, size_t i) {
+  switch (type) {
+    case NUMBER_ACT:
+      return bench->device->act == DTYPE_BF16 ? (double)bf16_to_float(((const bf16 *)x)[i])
+                                              : (double)((const float *)x)[i];
+    case NUMBER_F32:
+      return (double)((const float *)x)[i];
+    case NUMBER_F64:
+      return ((const double *)x)[i];
+    case NUMBER_I32:
+      return ((const int32_t *)x)[i];
+    default:
+      return (double)((const int64_t *)x)[i];
+  }
+}
+
+/** ‖data − after‖ / ‖after‖. */
+static double result_error(const struct bench *bench, const struct result *r) {
+  double difference = 0, size = 0;
+  for (size_t i = 0; i < r->count; i++) {
+    double want = number_at(bench, r->after, r->type, i), delta = number_at(bench, r->data, r->type, i) - want;
+    difference += delta * delta;
+    size += want * want;
+  }
+  return size > 0 ? sqrt(difference / size) : sqrt(difference);
+}
+
+static void results_copy(const struct bench *bench, bool restore) {
+  for (int i = 0; i < bench->result_count; i++) {
+    const struct result *r = &bench->results[i];
+    size_t bytes = r->count * bench_number_size(bench, r->type);
+    if (restore)
+      memcpy(r->data, r->before, bytes);
+    else
+      memcpy(r->after, r->data, bytes);
+  }
+}
+
+/** Largest error of a result against the plain instruction set; NaN stays NaN. */
+static int verify(struct bench *bench, double *error, int (*run)(struct device *, const void *),
+                  const void *arguments) {
+  results_copy(bench, true);
+  TRY(run(bench->plain, arguments));
+  results_copy(bench, false);
+  results_copy(bench, true);
+  TRY(run(bench->device, arguments));
+  *error = 0;
+  for (int i = 0; i < bench->result_count; i++) {
+    double e = result_error(bench, &bench->results[i]);
+    if (!(e <= *error)) *error = e;
+  }
+  return OK;
+}
+
+/* ---- measuring ------------------------------------------------------------------------------------------ */
+
+static int by_size(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+struct timing {
+  double p50, p95;
+  int runs;
+};
+
+static int measure(struct timing *out, struct device *device, int (*run)(struct device *, const void *),
+                   const void *arguments) {
+  double seconds[MOST_RUNS], total = 0;
+  for (int i = 0; i < WARM_UP; i++) TRY(run(device, arguments));
+  int runs = 0;
+  while (runs < FEWEST_RUNS || (runs < MOST_RUNS && total < CASE_SECONDS)) {
+    double start = clock_seconds();
+    TRY(run(device, arguments));
+    TRY(device_synchronize(device));
+    seconds[runs] = clock_seconds() - start;
+    total += seconds[runs++];
+  }
+  qsort(seconds, (size_t)runs, sizeof *seconds, by_size);
+  *out = (struct timing){seconds[runs / 2], seconds[(int)(0.95 * runs)], runs};
+  return OK;
+}
+
+static int report(struct bench *bench, const char *operation, const char *what, double flops, double bytes,
+                  int (*run)(struct device *, const void *), const void *arguments) {
+  struct run *all = bench->owner;
+  struct timing t;
+  double error;
+  TRY(measure(&t, bench->device, run, arguments));
+  TRY(verify(bench, &error, run, arguments));
+  bool good = error <= (bench->device->act == DTYPE_BF16 ? 2e-2 : 1e-4);
+  *(good ? &all->passed : &all->failed) += 1;
+  double product = flops / t.p50 / all->ceilings.product, copy = bytes / t.p50 / all->ceilings.copy;
+  printf("%-19s %-30s %9.4f %9.4f %8.1f %7.2f %8.1f %7.1f %9.1e %s\n", operation, what, t.p50 * 1e3, t.p95 * 1e3,
+         flops / t.p50 / 1e9, bytes / t.p50 / 1e9, 100 * product, 100 * copy, error, good ? "PASS" : "FAIL");
+  fflush(stdout);
+  json_t *row =
+      json_pack("{ss ss si sf sf sf sf sf sf sf sb}", "operation", operation, "case", what, "runs", t.runs, "p50_ms",
+                t.p50 * 1e3, "p95_ms", t.p95 * 1e3, "gflops", flops / t.p50 / 1e9, "gbytes", bytes / t.p50 / 1e9,
+                "of_product", product, "of_copy", copy, "error", isfinite(error) ? error : -1, "pass", good);
+  if (!row || json_array_append_new(all->rows, row) != 0) return fail(ERR_MEMORY, "no memory for the results");
+  return OK;
+}
+
+/* ---- the whole run -------------------------------------------------------------------------------------- */
+
+static void processor(char *out, size_t size) {
+  snprintf(out, size, "unknown");
+  FILE *file = fopen("/proc/cpuinfo", "r");
+  char line[256];
+  while (file && fgets(line, sizeof line, file)) {
+    char *name = strncmp(line, "model name", 10) == 0 ? strchr(line, ':') : NULL;
+    if (!name) continue;
+    name[strcspn(name, "\n")] = 0;
+    snprintf(out, size, "%s", name + 2);
+    break;
+  }
+  if (file) fclose(file);
+}
+
+static json_t *provenance(const struct bench *bench, const struct run *run, const char *clock) {
+  char name[128], date[32];
+  double load = 0;
+  time_t now = time(NULL);
+  processor(name, sizeof name);
+  strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", gmtime(&now));
+  if (getloadavg(&load, 1) != 1) load = -1;
+  json_t *seen = json_object();
+  for (size_t i = 0; i < sizeof environment / sizeof *environment; i++)
+    if (getenv(environment[i])) json_object_set_new(seen, environment[i], json_string(getenv(environment[i])));
+  const struct model_shape *m = &bench->shape;
+  json_t *shape =
+      json_pack("{si si si si si si si si si si}", "rows", m->rows, "sample", m->sample, "hidden", m->hidden, "ff",
+                m->ff, "vocabulary", m->vocabulary, "heads", m->heads, "kv_heads", m->kv_heads, "reduction_factor",
+                m->reduction, "rank", m->rank, "logit_rows", m->logit_rows);
+  printf("# bench-kernels %s\n# %s; %s\n# %s, compiler %s\n", date, name, bench->device->description,
+         run->ceilings.library, __VERSION__);
+  printf("# ceilings: product %.1f GFLOP/s, copy %.1f GB/s; load average at the start %.1f; %s clock\n",
+         run->ceilings.product / 1e9, run->ceilings.copy / 1e9, load, clock);
+  return json_pack("{ss ss ss ss ss ss sf sf sf so so}", "date", date, "clock", clock, "processor", name, "device",
+                   bench->device->description, "library", run->ceilings.library, "compiler", __VERSION__, "load", load,
+                   "product_gflops", run->ceilings.product / 1e9, "copy_gbytes", run->ceilings.copy / 1e9,
+                   "environment", seen, "shape", shape);
+}
+
+static int save(const char *path, json_t *head, json_t *rows) {
+  json_object_set(head, "results", rows);
+  if (json_dump_file(head, path, JSON_INDENT(1) | JSON_REAL_PRECISION(6)) != 0)
+    return fail(ERR_SYSTEM, "%s: cannot be written", path);
+  return OK;
+}
+
+static int open_devices(struct bench *bench, const struct settings *s) {
+  const struct model_shape *m = &s->shape;
+  struct device_options options = {.name = "cpu", .cpu_isa = s->isa, .act = s->act, .threads = s->threads};
+  options.limits = (struct device_limits){.rows = m->rows,
+                                          .logit_rows = m->logit_rows,
+                                          .widest_product = (int64_t)2 * m->ff * m->hidden,
+                                          .vocabulary = m->vocabulary,
+                                          .hidden = m->hidden,
+                                          .side_hidden = m->hidden / m->reduction};
+  TRY(device_open(&bench->device, &options));
+  options.cpu_isa = "plain";
+  options.act = bench->device->act == DTYPE_BF16 ? "bf16" : "fp32";
+  return device_open(&bench->plain, &options);
+}
+
+static int run_all(const struct settings *s) {
+  struct run run = {.rows = json_array()};
+  struct bench bench = {
+      .shape = s->shape, .random = (uint64_t)time(NULL), .search = s->search, .report = report, .owner = &run};
+  json_t *head = NULL;
+  int status;
+  TRY_GOTO(status, cleanup, ceilings_measure(&run.ceilings, s->threads));
+  TRY_GOTO(status, cleanup, open_devices(&bench, s));
+  head = provenance(&bench, &run, s->clock);
+  printf("%-19s %-30s %9s %9s %8s %7s %8s %7s %9s\n", "# operation", "case", "p50 ms", "p95 ms", "GFLOP/s", "GB/s",
+         "% prod.", "% copy", "error");
+  TRY_GOTO(status, cleanup, bench_cases(&bench));
+  if (s->json) TRY_GOTO(status, cleanup, save(s->json, head, run.rows));
+  printf("# %d passed, %d failed: %s\n", run.passed, run.failed, run.failed || !run.passed ? "FAIL" : "PASS");
+  if (run.failed || !run.passed) status = fail(ERR_INTERNAL, "%d cases failed, %d passed", run.failed, run.passed);
+cleanup:
+  bench_clear(&bench);
+  device_close(&bench.device);
+  device_close(&bench.plain);
+  json_decref(head);
+  json_decref(run.rows);
+  return status;
+}
+
+int main(int count, char **words) {
+  struct settings settings = {.shape = {.rows = 2048,
+                                        .sample = 512,
+                                        .hidden = 576,
+                                        .ff = 1536,
+                                        .vocabulary = 49152,
+                                        .heads = 9,
+                                        .kv_heads = 3,
+                                        .reduction = 16,
+                                        .rank = 16,
+                                        .logit_rows = LOGIT_ROWS},
+                              .threads = (int)sysconf(_SC_NPROCESSORS_ONLN),
+                              .isa = "auto",
+                              .act = "auto",
+                              .search = "",
+                              .clock = "wall"};
+  if (count == 2 && strcmp(words[1], "--help") == 0) {
+    fputs(usage, stdout);
+    return OK;
+  }
+  int status = read_settings(&settings, count, words);
+  if (strcmp(settings.clock, "own") == 0) clock_count_own();
+  if (status == OK) status = run_all(&settings);
+  if (status != OK) fprintf(stderr, "bench-kernels: %s\n", fail_message());
+  return status;
+}
