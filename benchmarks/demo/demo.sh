@@ -24,11 +24,15 @@ TRAIN_OPTIONS=(--epochs "$EPOCHS" --global-batch 16 --micro-batch-tokens 512 --l
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
-# Prints a command as it could be typed, then runs it.
-show() {
+# Prints a command as it could be typed.
+announce() {
   printf '$'
   printf ' %q' "$@"
   printf '\n'
+}
+
+show() {
+  announce "$@"
   "$@"
 }
 
@@ -47,7 +51,8 @@ save_once() { # FILE COMMAND…
     echo "$file is there already"
     return
   fi
-  show "$@" >"$file.new"
+  announce "$@"
+  "$@" >"$file.new"
   mv "$file.new" "$file"
 }
 
