@@ -21,7 +21,8 @@ OTHER_CFLAGS ?= $(call once,OTHER_CFLAGS,$(PKG) --cflags jansson libpcre2-8 libu
 OTHER_LIBS ?= $(call once,OTHER_LIBS,$(PKG) --libs jansson libpcre2-8 libutf8proc libxxhash)
 DNNL_LIBS ?= -ldnnl # oneDNN: the ceiling that benchmarks compare with
 
-WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wstrict-prototypes -Wmissing-prototypes
+WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wstrict-prototypes -Wmissing-prototypes \
+  -Wno-pass-failed # clang: `omp simd` is a permission, and without optimization or under sanitizers not taken
 SAN_address := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1
 SAN_thread := -fsanitize=thread -O1
 BASE_CFLAGS = -std=c11 -D_GNU_SOURCE -O3 -g -fopenmp -MMD -MP $(WARNINGS) -Isrc -I. \

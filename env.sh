@@ -3,14 +3,14 @@
 #
 #     source ./env.sh          on a cluster: loads the modules, then checks
 #     ./env.sh                 on Debian or Ubuntu: installs what is missing, if it may
-#     ./env.sh --dev           also what the checks in .ci/run need
+#     ./env.sh --dev           also what the checks in .ci/run and the benchmarks need
 #     ./env.sh --check         only says what is missing
 #
 # A site names its modules in QST_MODULES, either in the environment or in the file $QST_SITE (default:
 # ~/.config/qst-mpi/site.sh), which may set any variable of the Makefile as well (export them), for example
 #
-#     QST_MODULES="gcc/13 openmpi/4.1 hdf5/1.14-mpi onednn/3.4"
-#     export OTHER_LIBS="-L/opt/site/lib -ljansson -lpcre2-8 -lutf8proc -lxxhash -ldnnl"
+#     QST_MODULES="gcc/13 openmpi/4.1 hdf5/1.14-mpi"
+#     export OTHER_LIBS="-L/opt/site/lib -ljansson -lpcre2-8 -lutf8proc -lxxhash"
 
 # One need a line: what it is | how to see that it is there | its Debian package.
 qst_needs() {
@@ -18,8 +18,7 @@ qst_needs() {
 C compiler and make|command -v cc && command -v make && qst_compiles stdio.h|build-essential
 pkg-config|command -v pkg-config|pkg-config
 MPI 3 or newer: mpicc, mpirun|command -v mpicc && command -v mpirun|libopenmpi-dev openmpi-bin
-HDF5 (with MPI)|qst_has_library hdf5-openmpi hdf5 H5Fcreate|libhdf5-openmpi-dev
-oneDNN|qst_compiles oneapi/dnnl/dnnl.h|libdnnl-dev
+HDF5|qst_has_library hdf5-openmpi hdf5 H5Fcreate|libhdf5-openmpi-dev
 PCRE2|qst_has_library libpcre2-8 - pcre2_compile_8|libpcre2-dev
 Jansson|qst_has_library jansson - json_loads|libjansson-dev
 xxHash|qst_has_library libxxhash - XXH3_128bits|libxxhash-dev
@@ -28,6 +27,7 @@ gnuplot (pictures of reports)|command -v gnuplot|gnuplot-nox
 NEEDS
   if [[ ${1:-} == dev ]]; then
     cat <<'NEEDS'
+oneDNN (benchmarks compare with it)|qst_compiles oneapi/dnnl/dnnl.h|libdnnl-dev
 clang with its sanitizers and libFuzzer|command -v clang && qst_has_fuzzer|clang libclang-rt-dev
 OpenMP of clang|echo 'int main(void){return 0;}' | clang -fopenmp -xc -o /dev/null -|libomp-dev
 clang-format|command -v clang-format|clang-format
