@@ -40,6 +40,14 @@ static double now(void) {
   return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
 }
 
+static bool time_to_report(struct job *job) {
+  enum { SECONDS_BETWEEN_LINES = 1 };
+  double time = now();
+  if (time - job->reported < SECONDS_BETWEEN_LINES) return false;
+  job->reported = time;
+  return true;
+}
+
 static int matrix_count(const struct job *job) {
   return job->config->layers * MATRIX_COUNT;
 }
@@ -106,6 +114,8 @@ static int write_table(struct job *job, enum backbone_table table, const char *n
         .format = WEIGHT_BF16, .rows = (int)rows, .cols = job->config->hidden, .codes = job->packed};
     TRY(fail_at(quantize_matrix(&rounded, job->weights), "%s", name));
     TRY(backbone_writer_rows(job->writer, table, rows, rounded.codes));
+    if (time_to_report(job))
+      log_progress("quantize  %s  %3.0f %%", name, 100.0 * (double)(first + rows) / job->config->vocabulary);
   }
   return OK;
 }
@@ -184,14 +194,11 @@ static int collect(struct job *job, int first, int *written) {
   return OK;
 }
 
-static void report_progress(struct job *job, int done) {
-  enum { SECONDS_BETWEEN_LINES = 1 };
-  double time = now(), part = (double)done / matrix_count(job);
-  if (time - job->reported < SECONDS_BETWEEN_LINES) return;
-  job->reported = time;
-  double left = (time - job->layers_started) * (1 - part) / part;
-  log_progress("quantize  layer %d of %d  %3.0f %%  %d:%02d left", done / MATRIX_COUNT, job->config->layers, 100 * part,
-               (int)left / 60, (int)left % 60);
+static void report_layers(struct job *job, int done) {
+  if (!time_to_report(job)) return;
+  double part = (double)done / matrix_count(job), left = (now() - job->layers_started) * (1 - part) / part;
+  log_progress("quantize  %d of %d layers  %3.0f %%  %d:%02d left", done / MATRIX_COUNT, job->config->layers,
+               100 * part, (int)left / 60, (int)left % 60);
 }
 
 /* In each round every rank quantizes one matrix; all agree that it went well before anything is sent. */
@@ -203,7 +210,7 @@ static int quantize_layers(struct job *job) {
       status = quantize_one(job, first + job->comm->rank);
     TRY(comm_agree(job->comm, status));
     TRY(collect(job, first, &status));
-    report_progress(job, first + job->comm->size < matrix_count(job) ? first + job->comm->size : matrix_count(job));
+    report_layers(job, first + job->comm->size < matrix_count(job) ? first + job->comm->size : matrix_count(job));
   }
   return comm_agree(job->comm, status);
 }
