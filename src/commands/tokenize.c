@@ -240,7 +240,7 @@ static void summarize(const struct job *job) {
            (long long)out->rows, (long long)out->total, (long long)out->label_tokens, (long long)job->longest,
            (double)out->total / (double)out->rows, (long long)out->truncated, job->chat.max_tokens);
   if (out->truncated)
-    log_warning("%lld of %lld rows were longer than %d tokens and lost their end: --max-tokens N allows more",
+    log_warning("%lld of %lld rows were longer than %d tokens and are cut: --max-tokens N allows more",
                 (long long)out->truncated, (long long)out->rows, job->chat.max_tokens);
   if (job->empty) log_warning("%lld rows without any text were left out", (long long)job->empty);
   if (job->unlabelled)
