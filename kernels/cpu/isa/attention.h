@@ -38,14 +38,20 @@ static inline float *thread_scratch(const struct cpu_state *state) {
 }
 
 /** out[d][j] = x[first + j, column + d] as fp32 for j < count, zero up to `tile`. */
-static inline void load_transposed(float *out, const void *x, int first, int count, int stride, int column,
+static inline void load_transposed(float *restrict out, const void *x, int first, int count, int stride, int column,
                                    int head_dim, int tile, enum dtype act) {
-  float row[256];
-  for (int j = 0; j < count; j++) {
-    act_load(row, x, (size_t)(first + j) * (size_t)stride + (size_t)column, head_dim, act);
-    for (int d = 0; d < head_dim; d++) out[d * tile + j] = row[d];
+  size_t from = (size_t)first * (size_t)stride + (size_t)column;
+  for (int d = 0; d < head_dim; d++) {
+    float *restrict line = out + (size_t)d * (size_t)tile;
+    const float *restrict floats = (const float *)x + from + d;
+    const bf16 *restrict halves = (const bf16 *)x + from + d;
+    if (act == DTYPE_F32) {
+      for (int j = 0; j < count; j++) line[j] = floats[(size_t)j * (size_t)stride];
+    } else {
+      for (int j = 0; j < count; j++) line[j] = bf16_to_float(halves[(size_t)j * (size_t)stride]);
+    }
+    memset(line + count, 0, (size_t)(tile - count) * sizeof *line);
   }
-  for (int d = 0; d < head_dim; d++) memset(out + d * tile + count, 0, (size_t)(tile - count) * sizeof *out);
 }
 
 /* Scores are kept in units of log 2, where the exponential is cheapest. */
@@ -67,17 +73,17 @@ static inline struct key_mask key_mask(void) {
 }
 
 static inline vec masked(vec scores, const struct key_mask *mask, int seen) {
-  return seen >= LANES ? scores : scores + vec_load(mask->window + LANES - seen);
+  if (seen >= LANES) return scores;
+  return scores + vec_load(mask->window + LANES - (seen > 0 ? seen : 0));
 }
 
-/** Most softmax rows of an item of the first two. */
-enum { ITEM_ROWS = 64 };
-
 /* The ways through an item: keys in the lanes for head dimensions up to NARROW; fp32 for any; and bf16 dot products
- * (only compiled where there are such instructions), which need bf16 activations. */
-enum { NARROW = 16 };
+ * (only compiled where there are such instructions), which need bf16 activations.
+ * NAME_ROWS: the most softmax rows of an item. */
+enum { NARROW = 16, NARROW_ROWS = 192 };
 void ISA_NAME(attention_narrow)(const struct attention_args *a, const struct attention_item *item, float *scratch,
                                 enum dtype act);
+enum { WIDE_ROWS = 64 };
 void ISA_NAME(attention_wide)(const struct attention_args *a, const struct attention_item *item, float *scratch,
                               enum dtype act);
 enum { DOTS_ROWS = 192 };

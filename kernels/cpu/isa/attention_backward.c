@@ -10,101 +10,126 @@
 #include "base/error.h"
 #include "kernels/cpu/isa/attention.h"
 
-enum { HEAD_DIM_MAX = 256, TILE_FLOATS = 8 << 10, TILE_LEAST = 64 };
-_Static_assert(4 * TILE_LEAST * HEAD_DIM_MAX <= CPU_THREAD_SCRATCH, "the tiles fit the scratch");
+/* A tile of keys, with what it gathers, stays in the first-level cache. It is an odd number of cache lines long, so that
+ * its dimensions do not fall onto the same lines of the cache. */
+enum { HEAD_DIM_MAX = 256, TILE_FLOATS = 4 << 10, TILE_LEAST = 64, TILE_ODD = 16, QUERIES = 16 };
+_Static_assert((4 * HEAD_DIM_MAX + QUERIES) * (TILE_LEAST + TILE_ODD) <= CPU_THREAD_SCRATCH,
+               "the tiles fit the scratch");
+_Static_assert(QUERIES % LANES == 0, "a block of queries masks whole vectors of keys");
+
+/** Consecutive queries of a sample. */
+struct queries {
+  int first, count;
+  float lse[QUERIES], d_sum[QUERIES];                           /**< log Σ exp in units of log 2; D */
+  float q[QUERIES * HEAD_DIM_MAX], d_o[QUERIES * HEAD_DIM_MAX]; /**< q scaled to scores in units of log 2 */
+};
 
 struct piece {
   int sample_row, queries; /**< of the sample */
   int head, kv_head, head_dim;
   int first, tile;                    /**< keys first .. first + tile of the sample */
   float *keys, *values, *dk, *dv;     /**< [head_dim, tile] */
+  float *ds;                          /**< [QUERIES, tile] */
   float *dq_sums, *dk_sums, *dv_sums; /**< [rows, heads * head_dim] */
-  float q[HEAD_DIM_MAX], d_o[HEAD_DIM_MAX], dq[HEAD_DIM_MAX];
+  struct key_mask mask;
 };
 
-/** Loads a query's q (scaled to scores in units of log 2) and do; returns D = Σ do · o. */
-static float load_query(struct piece *p, const struct attention_backward_args *a, size_t row, enum dtype act) {
-  float o[HEAD_DIM_MAX], sum = 0;
-  size_t column = (size_t)(p->head * p->head_dim), width = (size_t)(a->heads * a->head_dim);
-  act_load(p->q, a->q, row * (size_t)a->q_stride + column, p->head_dim, act);
-  act_load(p->d_o, a->d_o, row * width + column, p->head_dim, act);
-  act_load(o, a->o, row * width + column, p->head_dim, act);
-  for (int d = 0; d < p->head_dim; d++) {
-    p->q[d] *= a->scale * LOG2_E;
-    sum += p->d_o[d] * o[d];
-  }
-  return sum;
-}
-
-/** One query against the `seen` first keys of the tile, a dimension that the compiler knows: dq stays in registers. */
-static inline __attribute__((always_inline)) void query_against_keys(struct piece *p, int seen, float lse, float d_sum,
-                                                                     int head_dim) {
-  const struct key_mask mask = key_mask();
-  int tile = p->tile;
-  vec dq[NARROW];
-  for (int d = 0; d < head_dim; d++) dq[d] = vec_set(0);
-  for (int j = 0; j < seen; j += LANES) {
-    vec s = vec_set(-lse), dp = vec_set(-d_sum);
+static inline __attribute__((always_inline)) void load_queries(struct queries *out, const struct piece *p,
+                                                               const struct attention_backward_args *a, int first,
+                                                               enum dtype act, int head_dim) {
+  out->first = first;
+  out->count = p->queries - first < QUERIES ? p->queries - first : QUERIES;
+  for (int i = 0; i < out->count; i++) {
+    float o[HEAD_DIM_MAX], *q = out->q + i * head_dim, *d_o = out->d_o + i * head_dim;
+    size_t row = (size_t)(p->sample_row + first + i), head_row = row * (size_t)a->heads + (size_t)p->head;
+    act_load(q, a->q, row * (size_t)a->q_stride + (size_t)(p->head * head_dim), head_dim, act);
+    act_load(d_o, a->d_o, head_row * (size_t)head_dim, head_dim, act);
+    act_load(o, a->o, head_row * (size_t)head_dim, head_dim, act);
+    out->lse[i] = a->lse[head_row] * LOG2_E;
+    out->d_sum[i] = 0;
     for (int d = 0; d < head_dim; d++) {
-      s += vec_load(p->keys + d * tile + j) * p->q[d];
-      dp += vec_load(p->values + d * tile + j) * p->d_o[d];
+      q[d] *= a->scale * LOG2_E;
+      out->d_sum[i] += d_o[d] * o[d];
     }
-    vec weight = vec_exp2(masked(s, &mask, seen - j)), ds = weight * dp;
+  }
+}
+
+/** Adds to dk and dv of LANES keys, which stay in registers, and leaves ds for dq. */
+static inline __attribute__((always_inline)) void take_keys(struct piece *p, const struct queries *block, int j,
+                                                            bool mask, int head_dim) {
+  const float *restrict q = block->q, *restrict d_o = block->d_o;
+  float *restrict ds_out = p->ds + j;
+  vec keys[HEAD_DIM_MAX], values[HEAD_DIM_MAX], dk[HEAD_DIM_MAX], dv[HEAD_DIM_MAX];
+  for (int d = 0; d < head_dim; d++) {
+    keys[d] = vec_load(p->keys + d * p->tile + j), values[d] = vec_load(p->values + d * p->tile + j);
+    dk[d] = vec_load(p->dk + d * p->tile + j), dv[d] = vec_load(p->dv + d * p->tile + j);
+  }
+  for (int i = 0; i < block->count; i++, q += head_dim, d_o += head_dim, ds_out += p->tile) {
+    vec s = vec_set(-block->lse[i]), dp = vec_set(-block->d_sum[i]);
+    for (int d = 0; d < head_dim; d++) s += keys[d] * q[d];
+    for (int d = 0; d < head_dim; d++) dp += values[d] * d_o[d];
+    vec weight = vec_exp2(mask ? masked(s, &p->mask, block->first + i + 1 - p->first - j) : s), ds = weight * dp;
+    for (int d = 0; d < head_dim; d++) dv[d] += weight * d_o[d];
+    for (int d = 0; d < head_dim; d++) dk[d] += ds * q[d];
+    vec_store(ds_out, ds);
+  }
+  for (int d = 0; d < head_dim; d++) {
+    vec_store(p->dk + d * p->tile + j, dk[d]);
+    vec_store(p->dv + d * p->tile + j, dv[d]);
+  }
+}
+
+/** dq of `together` queries of the block, from i on, from ds of the first `seen` keys of the tile. */
+static inline __attribute__((always_inline)) void take_ds(const struct piece *p, const struct queries *block, int i,
+                                                          int seen, int together, float scale, int heads,
+                                                          int head_dim) {
+  vec dq[2 * HEAD_DIM_MAX];
+  const float *ds = p->ds + i * p->tile;
+  for (int d = 0; d < together * head_dim; d++) dq[d] = vec_set(0);
+  for (int j = 0; j < seen; j += LANES)
     for (int d = 0; d < head_dim; d++) {
-      int at = d * tile + j;
-      vec_store(p->dv + at, vec_load(p->dv + at) + weight * p->d_o[d]);
-      vec_store(p->dk + at, vec_load(p->dk + at) + ds * p->q[d]);
-      dq[d] += ds * vec_load(p->keys + at);
+      vec key = vec_load(p->keys + d * p->tile + j);
+      for (int k = 0; k < together; k++) dq[k * head_dim + d] += vec_load(ds + k * p->tile + j) * key;
     }
-  }
-  for (int d = 0; d < head_dim; d++) p->dq[d] = vec_sum(dq[d]);
-}
-
-/** The same for any dimension. */
-static void wide_query_against_keys(struct piece *p, int seen, float lse, float d_sum) {
-  const struct key_mask mask = key_mask();
-  int tile = p->tile;
-  for (int d = 0; d < p->head_dim; d++) p->dq[d] = 0;
-  for (int j = 0; j < seen; j += LANES) {
-    vec s = vec_set(-lse), dp = vec_set(-d_sum);
-    for (int d = 0; d < p->head_dim; d++) {
-      s += vec_load(p->keys + d * tile + j) * p->q[d];
-      dp += vec_load(p->values + d * tile + j) * p->d_o[d];
-    }
-    vec weight = vec_exp2(masked(s, &mask, seen - j)), ds = weight * dp;
-    for (int d = 0; d < p->head_dim; d++) {
-      int at = d * tile + j;
-      vec_store(p->dv + at, vec_load(p->dv + at) + weight * p->d_o[d]);
-      vec_store(p->dk + at, vec_load(p->dk + at) + ds * p->q[d]);
-      p->dq[d] += vec_sum(ds * vec_load(p->keys + at));
-    }
+  for (int k = 0; k < together; k++) {
+    size_t head_row = (size_t)(p->sample_row + block->first + i + k) * (size_t)heads + (size_t)p->head;
+    float *out = p->dq_sums + head_row * (size_t)head_dim;
+    for (int d = 0; d < head_dim; d++) out[d] = (p->first ? out[d] : 0) + scale * vec_sum(dq[k * head_dim + d]);
   }
 }
 
-static void query_against_keys_any(struct piece *p, int seen, float lse, float d_sum) {
-  switch (p->head_dim) {
-    case 4:
-      query_against_keys(p, seen, lse, d_sum, 4);
-      break;
-    case 8:
-      query_against_keys(p, seen, lse, d_sum, 8);
-      break;
-    case 16:
-      query_against_keys(p, seen, lse, d_sum, 16);
-      break;
-    default:
-      wide_query_against_keys(p, seen, lse, d_sum);
-  }
+/** A block of queries against the keys of the tile that it sees. */
+static inline __attribute__((always_inline)) void take_queries(struct piece *p, const struct queries *block,
+                                                               const struct attention_backward_args *a, int head_dim) {
+  int seen = block->first + block->count - p->first, i = 0, j = 0;
+  if (seen > p->tile) seen = p->tile;
+  for (; j + LANES <= seen && p->first + j < block->first; j += LANES) take_keys(p, block, j, false, head_dim);
+  for (; j < seen; j += LANES) take_keys(p, block, j, true, head_dim);
+  for (; i + 2 <= block->count; i += 2) take_ds(p, block, i, seen, 2, a->scale, a->heads, head_dim);
+  if (i < block->count) take_ds(p, block, i, seen, 1, a->scale, a->heads, head_dim);
 }
 
 /** All queries that see keys of the tile, in order. */
-static void gather_tile(struct piece *p, const struct attention_backward_args *a, enum dtype act) {
-  for (int i = p->first; i < p->queries; i++) {
-    size_t row = (size_t)(p->sample_row + i), head_row = row * (size_t)a->heads + (size_t)p->head;
-    float d_sum = load_query(p, a, row, act), *dq = p->dq_sums + head_row * (size_t)p->head_dim;
-    int seen = i + 1 - p->first < p->tile ? i + 1 - p->first : p->tile;
-    query_against_keys_any(p, seen, a->lse[head_row] * LOG2_E, d_sum);
-    for (int d = 0; d < p->head_dim; d++) dq[d] = (p->first ? dq[d] : 0) + a->scale * p->dq[d];
+static inline __attribute__((always_inline)) void gather_tile(struct piece *p, const struct attention_backward_args *a,
+                                                              enum dtype act, int head_dim) {
+  struct queries block;
+  for (int first = p->first; first < p->queries; first += QUERIES) {
+    load_queries(&block, p, a, first, act, head_dim);
+    take_queries(p, &block, a, head_dim);
+  }
+}
+
+/** The loops are compiled for the head dimensions that occur, and once for any. */
+static void gather_tile_any(struct piece *p, const struct attention_backward_args *a, enum dtype act) {
+  switch (p->head_dim) {
+    case 4:
+      gather_tile(p, a, act, 4);
+      break;
+    case 8:
+      gather_tile(p, a, act, 8);
+      break;
+    default:
+      gather_tile(p, a, act, p->head_dim);
   }
 }
 
@@ -125,7 +150,7 @@ static void backward_head(struct piece *p, const struct attention_backward_args 
     load_transposed(p->keys, a->k, row, count, a->kv_stride, column, p->head_dim, p->tile, act);
     load_transposed(p->values, a->v, row, count, a->kv_stride, column, p->head_dim, p->tile, act);
     memset(p->dk, 0, 2 * (size_t)size * sizeof *p->dk);
-    gather_tile(p, a, act);
+    gather_tile_any(p, a, act);
     store_transposed(p->dk_sums, p->dk, LN_2, p, a->heads, count);
     store_transposed(p->dv_sums, p->dv, 1, p, a->heads, count);
   }
@@ -133,8 +158,9 @@ static void backward_head(struct piece *p, const struct attention_backward_args 
 
 static struct piece make_piece(const struct cpu_state *state, const struct attention_backward_args *a, int sample,
                                int head) {
-  int tile = TILE_FLOATS / (4 * a->head_dim) / 16 * 16;
+  int tile = TILE_FLOATS / (4 * a->head_dim) / 32 * 32;
   if (tile < TILE_LEAST) tile = TILE_LEAST;
+  tile += TILE_ODD;
   size_t size = (size_t)(tile * a->head_dim);
   float *scratch = thread_scratch(state);
   return (struct piece){
@@ -148,9 +174,11 @@ static struct piece make_piece(const struct cpu_state *state, const struct atten
       .values = scratch + size,
       .dk = scratch + 2 * size,
       .dv = scratch + 3 * size,
+      .ds = scratch + 4 * size,
       .dq_sums = state->gradients,
       .dk_sums = state->gradients + state->gradient_size,
       .dv_sums = state->gradients + 2 * state->gradient_size,
+      .mask = key_mask(),
   };
 }
 

@@ -11,12 +11,12 @@ enum { TILE = 64, BLOCK_ROWS = LANES == 16 ? 4 : 2, BLOCK_VECS = 4 };
 
 struct wide {
   int rows, head_dim, width; /**< width: head_dim rounded up to whole vectors */
-  float *q;                  /**< [ITEM_ROWS, head_dim], scaled to scores in units of log 2 */
+  float *q;                  /**< [WIDE_ROWS, head_dim], scaled to scores in units of log 2 */
   float *keys;               /**< [head_dim, TILE] */
   float *values;             /**< [TILE, width] */
-  float *scores;             /**< [ITEM_ROWS, TILE] */
-  float *o;                  /**< [ITEM_ROWS, width] */
-  float highest[ITEM_ROWS], sum[ITEM_ROWS];
+  float *scores;             /**< [WIDE_ROWS, TILE] */
+  float *o;                  /**< [WIDE_ROWS, width] */
+  float highest[WIDE_ROWS], sum[WIDE_ROWS];
 };
 
 static void lay_out(struct wide *w, const struct attention_args *a, const struct attention_item *item, float *scratch) {
@@ -24,12 +24,12 @@ static void lay_out(struct wide *w, const struct attention_args *a, const struct
   w->head_dim = a->head_dim;
   w->width = (a->head_dim + 15) / 16 * 16;
   w->q = scratch;
-  w->keys = w->q + ITEM_ROWS * w->head_dim;
+  w->keys = w->q + WIDE_ROWS * w->head_dim;
   w->values = w->keys + TILE * w->head_dim;
   w->scores = w->values + TILE * w->width;
-  w->o = w->scores + ITEM_ROWS * TILE;
+  w->o = w->scores + WIDE_ROWS * TILE;
 }
-_Static_assert(2 * (ITEM_ROWS + TILE) * 256 + ITEM_ROWS * TILE <= CPU_THREAD_SCRATCH, "the tiles fit the scratch");
+_Static_assert(2 * (WIDE_ROWS + TILE) * 256 + WIDE_ROWS * TILE <= CPU_THREAD_SCRATCH, "the tiles fit the scratch");
 
 static void load_queries(struct wide *w, const struct attention_args *a, const struct attention_item *item,
                          enum dtype act) {

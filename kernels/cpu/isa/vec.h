@@ -74,6 +74,24 @@ static inline float vec_sum(vec v) {
   return (x[0] + x[2]) + (x[1] + x[3]);
 }
 
+/** The sums of four vectors, in a third of the steps. */
+static inline vec4 vec_sum4(vec a, vec b, vec c, vec d) {
+#if defined(__AVX512F__)
+  vec ab = _mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b),
+      cd = _mm512_unpacklo_ps(c, d) + _mm512_unpackhi_ps(c, d);
+  vec all = _mm512_shuffle_ps(ab, cd, 0x44) + _mm512_shuffle_ps(ab, cd, 0xee);
+  __m256 half = _mm512_castps512_ps256(all) + _mm512_extractf32x8_ps(all, 1);
+  return _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1);
+#elif defined(__AVX2__)
+  vec ab = _mm256_unpacklo_ps(a, b) + _mm256_unpackhi_ps(a, b),
+      cd = _mm256_unpacklo_ps(c, d) + _mm256_unpackhi_ps(c, d);
+  vec all = _mm256_shuffle_ps(ab, cd, 0x44) + _mm256_shuffle_ps(ab, cd, 0xee);
+  return _mm256_castps256_ps128(all) + _mm256_extractf128_ps(all, 1);
+#else
+  return (vec4){vec_sum(a), vec_sum(b), vec_sum(c), vec_sum(d)};
+#endif
+}
+
 static inline float vec_highest(vec v) {
 #if defined(__AVX512F__)
   __m256 half = _mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
