@@ -83,7 +83,8 @@ TILES(4, 3)
 TILES(2, 3)
 TILES(1, 3)
 TILES(12, 2)
-TILES(6, 2) TILES(2, 2) TILES(1, 2) TILES(12, 1) TILES(6, 1) TILES(2, 1) TILES(1, 1) static const
+TILES(6, 2)
+TILES(2, 2) TILES(1, 2) TILES(12, 1) TILES(6, 1) TILES(2, 1) TILES(1, 1) static const
     struct tile_set tile_sets[VECTORS] = {TILE_SET(1, 12, 6, 2, 1), TILE_SET(2, 12, 6, 2, 1), TILE_SET(3, 8, 4, 2, 1)};
 #elif defined(__AVX2__)
 TILES(6, 2)
@@ -91,7 +92,8 @@ TILES(3, 2)
 TILES(2, 2)
 TILES(1, 2)
 TILES(12, 1)
-TILES(6, 1) TILES(2, 1) TILES(1, 1) static const
+TILES(6, 1)
+TILES(2, 1) TILES(1, 1) static const
     struct tile_set tile_sets[VECTORS] = {TILE_SET(1, 12, 6, 2, 1), TILE_SET(2, 6, 3, 2, 1)};
 #else
 TILES(4, 2)
@@ -99,7 +101,8 @@ TILES(3, 2)
 TILES(2, 2)
 TILES(1, 2)
 TILES(4, 1)
-TILES(3, 1) TILES(2, 1) TILES(1, 1) static const
+TILES(3, 1)
+TILES(2, 1) TILES(1, 1) static const
     struct tile_set tile_sets[VECTORS] = {TILE_SET(1, 4, 3, 2, 1), TILE_SET(2, 4, 3, 2, 1)};
 #endif
 
@@ -243,7 +246,8 @@ static void run_panels(const struct multiply *task, struct multiply_scratch *scr
       run_shallow(&group, row, end);
       continue;
     }
-    int depth = smaller(PANEL_WORDS / (group.panels * WIDTH) / LANES * LANES, MOST_STEPS) * (pairs ? 2 : 1);
+    /* Whole blocks of 4-bit weights: parts of them take a slower way. */
+    int depth = smaller(PANEL_WORDS / (group.panels * WIDTH) / QUANT_BLOCK * QUANT_BLOCK, MOST_STEPS) * (pairs ? 2 : 1);
     int rows = SUM_WORDS / (group.panels * WIDTH);
     for (int r = row; r < end; r += rows) run_deep(&group, depth, r, smaller(r + rows, end));
   }
