@@ -133,7 +133,6 @@ int prompts_print_answer(const struct prompts *prompts, int i, const char *answe
   json_t *row = json_loads(prompts->rows[i], 0, NULL);
   if (!row) row = json_object(); /* a row with bytes that are not UTF-8: the answer stands alone */
   json_t *text = json_stringn(answer, size);
-  if (!text) text = json_stringn_nocheck(answer, size);
   if (!row || !text || json_object_set_new(row, "answer", text) != 0) {
     json_decref(row);
     return fail(ERR_MEMORY, "not enough memory for an answer");
