@@ -37,8 +37,8 @@ int bpe_build_pairs(struct bpe *bpe, const struct merge *merges, size_t count) {
 
 static uint32_t rank_of(const struct bpe *bpe, int32_t left, int32_t right, int32_t *result) {
   const struct pair_entry *entry = bpe_pair(bpe, left, right);
+  *result = entry ? entry->result : -1;
   if (!entry) return UINT32_MAX;
-  *result = entry->result;
   return entry->rank;
 }
 
