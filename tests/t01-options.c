@@ -69,6 +69,8 @@ static void test_names(void) {
 static void test_values(void) {
   CHECK_FAILS(ERR_USAGE, "--lr: needs a value", parse(TRAIN "--lr"));
   CHECK_FAILS(ERR_USAGE, "--lr: needs a value", parse(TRAIN "--lr --steps 5"));
+  CHECK_FAILS(ERR_USAGE, "--init: needs a value: SIDE", parse(TRAIN "--init="));
+  CHECK_FAILS(ERR_USAGE, "to 9007199254740991", parse(TRAIN "--seed -1"));
   CHECK_FAILS(ERR_USAGE, "'1x' is not a number", parse(TRAIN "--lr 1x"));
   CHECK_FAILS(ERR_USAGE, "is not a number", parse(TRAIN "--lr nan"));
   CHECK_FAILS(ERR_USAGE, "out of range", parse(TRAIN "--lr inf"));

@@ -47,6 +47,7 @@ static int fail_choice(const struct option *option, const char *text) {
 }
 
 static int set_text(const struct option *option, const char *text, char **out) {
+  if (!text[0]) return fail(ERR_USAGE, "needs a value: %s", option->value);
   if (strlen(text) > TEXT_LIMIT) return fail(ERR_USAGE, "a value of more than %d bytes", TEXT_LIMIT);
   if (!option->choices) return copy_text(text, out);
   for (int i = 0; option->choices[i]; i++)
@@ -56,7 +57,7 @@ static int set_text(const struct option *option, const char *text, char **out) {
 
 static int check_range(const struct option *option, const char *text, double number) {
   if (number >= option->minimum && number <= option->maximum) return OK;
-  return fail(ERR_USAGE, "'%.*s' is out of range: %.15g to %.15g%s%s", SHOWN, text, option->minimum, option->maximum,
+  return fail(ERR_USAGE, "'%.*s' is out of range: %.16g to %.16g%s%s", SHOWN, text, option->minimum, option->maximum,
               option->unit ? " " : "", option->unit ? option->unit : "");
 }
 
