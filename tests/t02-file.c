@@ -76,6 +76,19 @@ static void test_publish(void) {
   free(path);
 }
 
+static void test_try(void) {
+  char *path = scratch_path("tried"), *below = scratch_path("tried/below");
+  CHECK_OK(file_try(path));
+  CHECK(scratch_count("tried") == 0);
+  scratch_fill(path, "old", 3);
+  CHECK_OK(file_try(path));
+  check_content(path, "old");
+  CHECK_FAILS(ERR_SYSTEM, "tried/below: Not a directory", file_try(below));
+  CHECK_FAILS(ERR_SYSTEM, "Is a directory", file_try(scratch_folder));
+  free(path);
+  free(below);
+}
+
 static void test_folders(void) {
   char *deep = scratch_path("a/b//c"), *file = scratch_path("file"), *joined = NULL;
   CHECK_OK(file_make_folder(deep));
@@ -107,6 +120,7 @@ int main(void) {
   test_write();
   test_full_disk();
   test_publish();
+  test_try();
   test_folders();
   test_hash();
   scratch_remove();

@@ -63,6 +63,19 @@ cleanup:
   return status;
 }
 
+int file_try(const char *path) {
+  struct stat info;
+  char *temporary;
+  if (stat(path, &info) == 0 && S_ISDIR(info.st_mode)) return fail(ERR_SYSTEM, "%s: %s", path, strerror(EISDIR));
+  TRY(file_temporary(path, &temporary));
+  int descriptor = open(temporary, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+  int status = descriptor < 0 ? fail(ERR_SYSTEM, "%s: %s", path, strerror(errno)) : OK;
+  if (descriptor >= 0) close(descriptor);
+  if (descriptor >= 0) unlink(temporary);
+  free(temporary);
+  return status;
+}
+
 int file_temporary(const char *path, char **out) {
   char host[64] = "host";
   gethostname(host, sizeof host - 1);

@@ -16,6 +16,9 @@ int file_read(const char *path, uint64_t limit, struct buffer *out);
 /** Writes a whole file atomically. ERR_SYSTEM names the path and the reason (disk full, no permission, …). */
 int file_write(const char *path, const void *bytes, size_t size);
 
+/** Whether a file could be written there: asked before hours of work, not after. ERR_SYSTEM as of file_write(). */
+int file_try(const char *path);
+
 /** The name to write `path` under until it is complete: "<path>.tmp-<host>-<pid>". Caller frees `*out`. */
 int file_temporary(const char *path, char **out);
 
