@@ -22,6 +22,9 @@ int file_try(const char *path);
 /** The name to write `path` under until it is complete: "<path>.tmp-<host>-<pid>". Caller frees `*out`. */
 int file_temporary(const char *path, char **out);
 
+/** Removes what is left under the newest few of these names. For a signal handler: async-signal-safe. */
+void file_remove_temporaries(void);
+
 /** Syncs the temporary file, renames it to `path` and syncs the folder. On error the temporary file is removed. */
 int file_publish(const char *temporary, const char *path);
 
