@@ -203,8 +203,10 @@ void engine_banner(const struct engine *engine, const struct comm *comm) {
     log_note("side       %d layers of %d, %d heads of %d, %zu parameters", s->layers, s->width, s->heads, s->head_dim,
              engine->side.layout.parameters);
   }
-  log_note("memory     %.0f MB a rank: weights %.0f, taps %.0f, side network %.0f, optimizer %.0f, workspace %.0f",
-           (double)(bytes[0] + bytes[1] + bytes[2] + bytes[3] + bytes[4]) / 1e6, (double)bytes[MEMORY_WEIGHTS] / 1e6,
-           (double)bytes[MEMORY_TAPS] / 1e6, (double)bytes[MEMORY_SIDE] / 1e6, (double)bytes[MEMORY_OPTIMIZER] / 1e6,
-           (double)bytes[MEMORY_WORKSPACE] / 1e6);
+  log_note(
+      "memory     %.0f MB a rank in buffers: weights %.0f, taps %.0f, side network %.0f, optimizer %.0f, workspace "
+      "%.0f",
+      (double)(bytes[0] + bytes[1] + bytes[2] + bytes[3] + bytes[4]) / 1e6, (double)bytes[MEMORY_WEIGHTS] / 1e6,
+      (double)bytes[MEMORY_TAPS] / 1e6, (double)bytes[MEMORY_SIDE] / 1e6, (double)bytes[MEMORY_OPTIMIZER] / 1e6,
+      (double)bytes[MEMORY_WORKSPACE] / 1e6);
 }
