@@ -20,7 +20,8 @@ struct engine {
   bool has_side;
   struct head head;
   struct micro_batch batch;
-  void *taps; /**< act [layers + 1][capacity][hidden] */
+  struct tap_source source;
+  struct taps taps; /**< of the micro-batch at hand */
   struct gradient_sums sums;
   int64_t *host_sums;          /**< [sums.size + 2] staging of sums and faults */
   int capacity;                /**< tokens of a micro-batch */
@@ -43,7 +44,9 @@ int engine_open(struct engine *engine, const struct options *options, const stru
                 const struct engine_plan *plan);
 void engine_close(struct engine *engine);
 
-/** backbone_forward, side_forward and head_forward; *s is s_L (NULL without a side network). Caches NULL but for decoding. */
+/** From engine->taps on: side_forward and head_forward; *s is s_L (NULL without a side network). */
+int engine_follow(struct engine *engine, struct kv_cache *side_cache, void **s);
+/** engine_follow() after the live backbone. Caches NULL but for decoding. */
 int engine_forward(struct engine *engine, struct kv_cache *backbone_cache, struct kv_cache *side_cache, void **s);
 
 /** The sums of all ranks, in place on the device and in host_sums. ERR_INPUT when a value was not finite. */

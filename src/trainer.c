@@ -99,7 +99,7 @@ static int run_micro_batch(struct trainer *trainer, int i) {
   void *s;
   TRY(engine_forward(engine, NULL, NULL, &s));
   TRY(head_backward(&engine->head, &engine->batch, trainer->ds, &engine->sums));
-  return side_backward(&engine->side, &engine->batch, engine->taps, engine->capacity, trainer->ds, &engine->sums);
+  return side_backward(&engine->side, &engine->batch, &engine->taps, trainer->ds, &engine->sums);
 }
 
 static int run_micro_batches(struct trainer *trainer) {
