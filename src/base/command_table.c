@@ -48,6 +48,7 @@ const struct option_rule rule_table[] = {
     {COMMAND_TRAIN, RULE_EXCLUDES, "downsample", "linear", "rank"},
     {COMMAND_TRAIN, RULE_EXCLUDES, "downsample", "maxpool", "rank"},
     {COMMAND_TRAIN, RULE_EXCLUDES, "downsample", "avgpool", "rank"},
+    {COMMAND_TRAIN, RULE_NEEDS, "tap-format", NULL, "taps"},
     {COMMAND_TRAIN, RULE_NEEDS, "eval-every", NULL, "eval-data"},
     {COMMAND_GENERATE, RULE_EXCLUDES, "prompt", NULL, "in"},
     {COMMAND_GENERATE, RULE_ONE_OF, "prompt", NULL, "in"},
