@@ -2,9 +2,11 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -34,6 +36,25 @@ int run_folder_checkpoint(const struct run_folder *run, int64_t step, char **out
   char name[NAME_SIZE];
   checkpoint_name(step, name);
   return file_join(run->path, name, out);
+}
+
+/* ---- the lock ------------------------------------------------------------------------------------------- */
+
+int run_folder_lock(struct run_folder *run) {
+  char *path;
+  TRY(file_join(run->path, "lock", &path));
+  run->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  int status = run->lock < 0 ? fail(ERR_SYSTEM, "%s: %s", path, strerror(errno)) : OK;
+  if (status == OK && flock(run->lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+    status = fail(ERR_USAGE, "%s: another process is training in this folder: wait for it, or give another --out",
+                  run->path);
+  free(path);
+  return status;
+}
+
+void run_folder_unlock(struct run_folder *run) {
+  if (run->lock >= 0) close(run->lock);
+  run->lock = -1;
 }
 
 /* ---- listing -------------------------------------------------------------------------------------------- */
@@ -99,8 +120,17 @@ int run_folder_newest(const struct run_folder *run, int64_t *step) {
 
 /* ---- saving --------------------------------------------------------------------------------------------- */
 
+static bool has_checkpoint(const struct run_folder *run, int64_t step) {
+  char *path;
+  if (step < 0 || run_folder_checkpoint(run, step, &path) != OK) return false;
+  bool has = access(path, F_OK) == 0;
+  free(path);
+  return has;
+}
+
 /* Turns RUN/<link> to the checkpoint of `step`, in one go: readers find the old one or the new one. */
 static int turn_link(const struct run_folder *run, const char *link, int64_t step) {
+  if (!has_checkpoint(run, step)) return OK;
   char target[NAME_SIZE], *path = NULL, *temporary = NULL;
   checkpoint_name(step, target);
   int status;
@@ -123,13 +153,17 @@ static void remove_checkpoint(const struct run_folder *run, int64_t step) {
 }
 
 static int remove_old(const struct run_folder *run, int64_t best) {
-  if (run->keep == 0) return OK;
   struct steps steps;
   int status = list_steps(run, &steps);
   for (size_t i = (size_t)run->keep; status == OK && i < steps.count; i++)
     if (steps.values[i] != best) remove_checkpoint(run, steps.values[i]);
   free(steps.values);
   return status;
+}
+
+int run_folder_link(const struct run_folder *run, const struct checkpoint_state *state) {
+  TRY(turn_link(run, "latest", state->step));
+  return turn_link(run, "best", state->best_step);
 }
 
 int run_folder_save(const struct run_folder *run, const struct checkpoint_state *state,
@@ -139,8 +173,7 @@ int run_folder_save(const struct run_folder *run, const struct checkpoint_state 
   int status = checkpoint_write(path, state, tensors, count);
   free(path);
   TRY(status);
-  TRY(turn_link(run, "latest", state->step));
-  if (state->best_step == state->step) TRY(turn_link(run, "best", state->step));
+  TRY(run_folder_link(run, state));
   return remove_old(run, state->best_step);
 }
 

@@ -1,7 +1,7 @@
 /**
  * @file run_folder.h
  * A run on disk: RUN/step-NNNNNN.h5 checkpoints, the links RUN/latest and RUN/best to two of them, RUN/options (the
- * options used, in the config file's syntax) and RUN/metrics.jsonl. Only rank 0 writes. A checkpoint appears complete or
+ * options used, in the config file's syntax), RUN/metrics.jsonl and RUN/lock. Only rank 0 writes. A checkpoint appears complete or
  * not at all and is never opened for writing again.
  */
 #ifndef QST_RUN_FOLDER_H
@@ -13,8 +13,14 @@
 
 struct run_folder {
   char *path;
-  int64_t keep; /**< checkpoints that stay: the newest `keep` and the best; 0 = all */
+  int64_t keep; /**< checkpoints that stay: the newest `keep` and the best */
+  int lock;     /**< descriptor of RUN/lock while it is held; -1 */
 };
+
+/** Takes RUN/lock: one run at a time writes a folder. ERR_USAGE when another process has it. It ends with the process,
+ *  however that ends; file systems without locks go without. */
+int run_folder_lock(struct run_folder *run);
+void run_folder_unlock(struct run_folder *run);
 
 /** "<run>/step-000100.h5"; caller frees. */
 int run_folder_checkpoint(const struct run_folder *run, int64_t step, char **out);
@@ -23,7 +29,10 @@ int run_folder_checkpoint(const struct run_folder *run, int64_t step, char **out
  *  passed over. */
 int run_folder_newest(const struct run_folder *run, int64_t *step);
 
-/** Writes a checkpoint, turns `latest` (and `best` when it is the best) to it and removes what is not kept. */
+/** Turns `latest` to the checkpoint of state->step and `best` to that of state->best_step, where they are there. */
+int run_folder_link(const struct run_folder *run, const struct checkpoint_state *state);
+
+/** Writes a checkpoint, links it and removes what is not kept. */
 int run_folder_save(const struct run_folder *run, const struct checkpoint_state *state,
                     const struct named_tensor *tensors, int count);
 

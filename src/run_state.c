@@ -1,11 +1,9 @@
 #include "run_state.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -24,7 +22,7 @@ int run_state_open(struct run_state *run, struct optimizer *optimizer, const str
                    const char *backbone_digest, const char *data_digest) {
   const struct side_layout *layout = &optimizer->side->layout;
   *run = (struct run_state){.state = {.best_loss = INFINITY, .best_step = -1},
-                            .folder = {.path = options->out, .keep = options->keep},
+                            .folder = {.path = options->out, .keep = options->keep, .lock = -1},
                             .optimizer = optimizer,
                             .options = options};
   copy_digest(run->state.backbone, backbone_digest);
@@ -42,6 +40,7 @@ void run_state_close(struct run_state *run) {
   buffer_free(&run->state.settings);
   free(run->flat);
   free(run->views);
+  if (run->options) run_folder_unlock(&run->folder);
   *run = (struct run_state){0};
 }
 
@@ -123,7 +122,7 @@ static int initialize(struct run_state *run) {
 
 static int prepare_folder(struct run_state *run, int64_t *newest) {
   TRY(file_make_folder(run->folder.path));
-  if (access(run->folder.path, W_OK) != 0) return fail(ERR_SYSTEM, "%s: %s", run->folder.path, strerror(errno));
+  TRY(run_folder_lock(&run->folder));
   TRY(run_folder_clean(&run->folder));
   TRY(run_folder_newest(&run->folder, newest));
   if (*newest >= 0 && !run->options->resume)
@@ -145,7 +144,11 @@ int run_state_start(struct run_state *run, struct comm *comm) {
   int64_t newest = -1;
   TRY(comm_agree(comm, comm->rank == 0 ? prepare_folder(run, &newest) : OK));
   TRY(comm_broadcast(comm, &newest, sizeof newest, 0));
-  return comm_agree(comm, newest >= 0 ? resume(run, newest) : initialize(run));
+  if (newest < 0) return comm_agree(comm, initialize(run));
+  int status = resume(run, newest);
+  /* A run that was killed between a checkpoint and its links left the old ones. */
+  if (status == OK && comm->rank == 0) status = run_folder_link(&run->folder, &run->state);
+  return comm_agree(comm, status);
 }
 
 /* ---- saving --------------------------------------------------------------------------------------------- */

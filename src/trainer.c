@@ -276,7 +276,19 @@ static int start(struct trainer *trainer) {
                       trainer->run.state.step);
 }
 
+/* A signal that came while the model was loaded ends the run before its first step. */
+static int stop_at_start(struct trainer *trainer) {
+  int64_t step = trainer->run.state.step;
+  bool stop;
+  TRY(any_signal(trainer, &stop));
+  if (!stop || step == trainer->steps) return OK;
+  if (step == 0) TRY(save_now(trainer, step));
+  run_log_stopped(step);
+  return STOPPED;
+}
+
 static int run_steps(struct trainer *trainer) {
+  TRY(stop_at_start(trainer));
   bool stop = false;
   for (int64_t step = trainer->run.state.step + 1; step <= trainer->steps; step++) {
     struct step_facts facts = {0};
@@ -298,7 +310,6 @@ static int run_all(struct trainer *trainer) {
 int trainer_run(struct engine *engine, const struct options *options, struct comm *comm,
                 const struct training_data *data) {
   struct trainer trainer = {.engine = engine, .options = options, .comm = comm, .data = data};
-  signals_catch();
   int status = run_all(&trainer);
   close_trainer(&trainer);
   return status;

@@ -18,7 +18,8 @@ struct training_data {
   struct token_file train, eval; /**< eval.rows = 0: none */
 };
 
-/** Runs or resumes the run of the options. STOPPED after a signal (SIGTERM, SIGUSR1), with a checkpoint saved. All ranks
+/** Runs or resumes the run of the options. STOPPED after a signal that signals_catch() is to have
+ *  asked for (SIGTERM, SIGUSR1), with a checkpoint saved. All ranks
  *  return the same status. */
 int trainer_run(struct engine *engine, const struct options *options, struct comm *comm,
                 const struct training_data *data);

@@ -19,5 +19,12 @@ done
 [[ -e $work/killed/step-000200.h5 ]] || "$QST" "${options[@]}" --out "$work/killed" --threads 1 --resume
 same_run "$work/whole" "$work/killed" $steps
 [[ $(readlink "$work/killed/latest") == step-000200.h5 ]] || die "latest does not name the last checkpoint"
+
+# Killed between a checkpoint and its links: the links are set right, though there is nothing left to train.
+ln -sfn step-000195.h5 "$work/killed/latest"
+ln -sfn step-000195.h5 "$work/killed/best"
+"$QST" "${options[@]}" --out "$work/killed" --threads 1 --resume
+[[ $(readlink "$work/killed/latest") == step-000200.h5 ]] || die "latest still names an older checkpoint"
+[[ $(readlink "$work/killed/best") == "$(readlink "$work/whole/best")" ]] || die "best still names another checkpoint"
 ! compgen -G "$work/killed/*.tmp-*" >/dev/null || die "temporary files are left: $(ls "$work/killed")"
 echo "killed $kills times"

@@ -10,7 +10,7 @@ read -ra options <<<"$(tiny_options) --steps $steps --save-every 1000 --eval-eve
 
 # wait_for_step RUN STEP
 wait_for_step() {
-  for _ in $(seq 600); do
+  for _ in $(seq $((600 * ${TIME_FACTOR:-1}))); do
     grep -qs "\"step\":$2," "$1/metrics.jsonl" && return
     sleep 0.02
   done
@@ -31,6 +31,36 @@ for signal in TERM USR1; do
   "${mpirun[@]}" 2 "$QST" "${options[@]}" --out "$run" --threads 1 --resume
   same_run "$work/whole" "$run" $steps
 done
+
+# A signal while the model is loaded makes a checkpoint of step 0. Whether it comes before, during or after that is a
+# matter of milliseconds: the wait grows until it was during.
+run=$work/early
+for wait in $(seq -w 1 2 99); do
+  rm -rf "$run"
+  "$QST" "${options[@]}" --out "$run" --threads 1 &
+  child=$!
+  sleep "0.$wait"
+  kill -TERM $child
+  wait $child || true
+  [[ -e $run/latest ]] && break
+done
+[[ $(readlink "$run/latest") == step-000000.h5 ]] || die "no signal was noted during the start"
+"$QST" "${options[@]}" --out "$run" --threads 1 --resume
+same_run "$work/whole" "$run" $steps
+
+# While a run goes on, a second one in the same folder is refused.
+run=$work/busy
+"$QST" "${options[@]}" --out "$run" --threads 1 &
+child=$!
+wait_for_step "$run" 20
+status=0
+"$QST" "${options[@]}" --out "$run" --threads 1 --resume 2>"$work/stderr" || status=$?
+[[ $status == 2 ]] || die "status $status for a second run in a folder"
+grep -q "another process is training" "$work/stderr" || die "no word of the first run: $(cat "$work/stderr")"
+kill -TERM $child
+wait $child || true
+"$QST" "${options[@]}" --out "$run" --threads 1 --resume
+same_run "$work/whole" "$run" $steps
 
 # One rank of two gets the signal: both stop after the same step.
 run=$work/ranks

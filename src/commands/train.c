@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "commands/commands.h"
 #include "commands/data.h"
+#include "signals.h"
 #include "trainer.h"
 
 static int read_data(const struct options *options, struct training_data *data) {
@@ -37,6 +38,7 @@ static int open_all(struct engine *engine, const struct options *options, const 
 int command_train(const struct options *options, struct comm *comm) {
   struct engine engine = {0};
   struct training_data data = {0};
+  signals_catch();
   int status = comm_agree(comm, open_all(&engine, options, comm, &data));
   if (status == OK) status = trainer_run(&engine, options, comm, &data);
   engine_close(&engine);
