@@ -1,6 +1,9 @@
 #include "io/tap_writer.h"
 
+#include <dirent.h>
+#include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,8 +33,34 @@ struct tap_writer {
   struct sealing sealing;
 };
 
+/* What a writer that was killed on this host left: base/file.h names temporary files by host and process. */
+static int is_abandoned(const struct dirent *entry) {
+  char host[64] = "";
+  gethostname(host, sizeof host - 1);
+  const char *mark = strstr(entry->d_name, ".tmp-");
+  size_t length = strlen(host);
+  if (!mark || strncmp(mark + 5, host, length) != 0 || mark[5 + length] != '-') return 0;
+  long process = strtol(mark + 5 + length + 1, NULL, 10);
+  return process > 0 && kill((pid_t)process, 0) != 0 && errno == ESRCH;
+}
+
+static int remove_abandoned(const char *folder) {
+  struct dirent **entries = NULL;
+  int count = scandir(folder, &entries, is_abandoned, NULL), status = OK;
+  for (int i = 0; i < count; i++) {
+    char *path = NULL;
+    if (status == OK) status = file_join(folder, entries[i]->d_name, &path);
+    if (path) unlink(path);
+    free(path);
+    free(entries[i]);
+  }
+  free(entries);
+  return status;
+}
+
 int tap_writer_open(struct tap_writer **out, const char *folder, const struct tap_format *format, int64_t tokens) {
   TRY(file_make_folder(folder));
+  TRY(remove_abandoned(folder));
   TRY(memory_array(out, 1, sizeof **out));
   struct tap_writer *writer = *out;
   writer->format = *format;

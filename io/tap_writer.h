@@ -10,7 +10,8 @@
 
 struct tap_writer;
 
-/** Segments of `tokens` tokens (as many label rows at most), at least as long as a row. The folder is made. */
+/** Segments of `tokens` tokens (as many label rows at most), at least as long as a row. The folder is made, and
+ *  cleared of what killed writers of this host left unfinished. */
 int tap_writer_open(struct tap_writer **out, const char *folder, const struct tap_format *format, int64_t tokens);
 /** Waits for the sealing; what has not been sealed is dropped. NULL-safe. */
 void tap_writer_close(struct tap_writer **writer);

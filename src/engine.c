@@ -91,10 +91,19 @@ static size_t sums_bytes(const struct engine *engine) {
   return (engine->sums.size + 2) * sizeof(int64_t);
 }
 
-static int open_buffers(struct engine *engine, const struct engine_plan *plan) {
+static int open_source(struct engine *engine, const struct options *options, const struct engine_plan *plan) {
+  const struct model_config *config = &engine->backbone.config;
+  const struct side_shape *shape = &engine->side.layout.shape;
+  enum tap_kind kind = engine->has_side ? side_tap_kind(shape) : TAPS_HIDDEN;
+  int cols = engine->has_side ? side_tap_cols(shape) : config->hidden;
+  if (plan->use == ENGINE_TAPS) TRY(side_taps_choose(config, options, &kind, &cols));
+  return tap_source_open(&engine->source, &engine->backbone, kind, cols);
+}
+
+static int open_buffers(struct engine *engine, const struct options *options, const struct engine_plan *plan) {
   TRY(head_open(&engine->head, &engine->backbone, engine->has_side ? &engine->side : NULL, engine->capacity));
   TRY(micro_batch_open(&engine->batch, engine->device, engine->capacity, plan->samples));
-  TRY(tap_source_open(&engine->source, &engine->backbone, engine->has_side ? &engine->side.layout.shape : NULL));
+  TRY(open_source(engine, options, plan));
   engine->sums.size = plan->use == ENGINE_TRAIN ? engine->side.layout.size : 0;
   TRY(device_allocate(engine->device, MEMORY_OPTIMIZER, &engine->sums.sums, sums_bytes(engine)));
   engine->sums.faults = engine->sums.sums + engine->sums.size + 1;
@@ -109,7 +118,7 @@ static int open_with_file(struct engine *engine, struct backbone_file *file, con
   if (plan->use == ENGINE_TRAIN) TRY(measure_peak(engine));
   TRY(backbone_open(&engine->backbone, engine->device, file, engine->capacity, plan->positions));
   TRY(open_side(engine, options, plan));
-  return open_buffers(engine, plan);
+  return open_buffers(engine, options, plan);
 }
 
 int engine_open(struct engine *engine, const struct options *options, const struct comm *comm,

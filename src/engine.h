@@ -11,7 +11,7 @@
 #include "head.h"
 #include "io/checkpoint.h"
 
-enum engine_use { ENGINE_TRAIN, ENGINE_EVALUATE, ENGINE_GENERATE };
+enum engine_use { ENGINE_TRAIN, ENGINE_EVALUATE, ENGINE_GENERATE, ENGINE_TAPS };
 
 struct engine {
   struct device *device;
@@ -39,7 +39,8 @@ struct engine_plan {
 };
 
 /** Opens all of it on this rank. With ENGINE_TRAIN the side network has the shape of the options and zero parameters;
- *  otherwise it is read from options->side, or absent without. Call comm_agree() on the result. */
+ *  otherwise it is read from options->side, or absent without. ENGINE_TAPS: the taps that one of the options' shape would
+ *  read. Call comm_agree() on the result. */
 int engine_open(struct engine *engine, const struct options *options, const struct comm *comm,
                 const struct engine_plan *plan);
 void engine_close(struct engine *engine);

@@ -49,6 +49,10 @@ static inline int side_tap_cols(const struct side_shape *shape) {
  *  ERR_USAGE names the nearest reduction factor or number of heads that works. */
 int side_shape_make(struct side_shape *shape, const struct model_config *backbone, const struct options *options);
 
+/** The same of options that only say what taps are wanted. */
+int side_taps_choose(const struct model_config *backbone, const struct options *options, enum tap_kind *kind,
+                     int *cols);
+
 enum { SIDE_NAME = 80 };
 
 struct side_tensor {

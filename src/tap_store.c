@@ -23,7 +23,7 @@ static void describe(struct tap_store *store, bool int8, const char *backbone_di
   store->format = (struct tap_format){.layers = config->layers,
                                       .hidden = config->hidden,
                                       .cols = source->cols,
-                                      .window = source->kind == TAPS_HIDDEN ? 1 : source->window,
+                                      .window = source->window,
                                       .act = store->device->act,
                                       .int8 = int8};
   snprintf(store->format.backbone, sizeof store->format.backbone, "%s", backbone_digest);
@@ -74,6 +74,16 @@ void tap_store_close(struct tap_store *store) {
   free(store->host);
   device_release(store->device, MEMORY_TAPS, &store->packed, packed_bytes(store));
   *store = (struct tap_store){0};
+}
+
+int64_t tap_store_size(const struct tap_store *store) {
+  int64_t bytes = 0;
+  for (int p = 0; p < TAP_PLANES; p++) {
+    enum tap_plane plane = (enum tap_plane)p;
+    bytes += tap_plane_lines(plane, store->data->total, store->data->label_tokens) *
+             (int64_t)tap_plane_bytes(&store->format, plane);
+  }
+  return bytes;
 }
 
 /* ---- between the source's layout and the files' ---------------------------------------------------------- */
@@ -168,8 +178,7 @@ static int replay(struct tap_store *store, const struct micro_batch *batch, cons
   const void *taps, *normed;
   *done = tap_prefetch_take(store->prefetch, rows, count, batch->rows, &taps, &normed) == OK;
   if (!*done) {
-    if (!store->warned) log_warning("%s; computed again", fail_message());
-    store->warned = true;
+    if (store->unreadable++ == 0) log_warning("%s; computed again", fail_message());
     return OK;
   }
   TRY(device_upload(store->device, store->packed, taps, taps_bytes(store, batch->rows)));
@@ -209,8 +218,9 @@ int tap_store_enter(struct tap_store *store, int64_t first_epoch, int64_t last_e
 
 int tap_store_finish(struct tap_store *store) {
   TRY(share(store));
-  int64_t sums[] = {store->live, store->replayed, store->write_nanoseconds, !store->writing};
-  TRY(comm_sum_i64(store->comm, sums, 4));
+  int64_t sums[] = {store->live, store->replayed, store->write_nanoseconds, !store->writing, store->unreadable};
+  TRY(comm_sum_i64(store->comm, sums, sizeof sums / sizeof *sums));
+  store->unreadable = sums[4];
   if (store->comm->rank == 0 && tap_reader_write_index(store->reader) != OK) log_warning("%s", fail_message());
   log_note("taps       %lld tokens live (storing them took %.1f s), %lld replayed; %s has %lld of %lld rows, %.1f MB",
            (long long)sums[0], (double)sums[2] / 1e9, (long long)sums[1], store->folder,

@@ -26,12 +26,13 @@ struct tap_store {
   struct tap_reader *reader;
   struct tap_writer *writer;
   struct tap_prefetch *prefetch;
-  bool writing, warned;
+  bool writing;
   void *packed;              /**< act [capacity, (layers + 1) · cols]: taps by token, as files have them */
   void *host;                /**< the same on the host; int8 only */
   struct tap_planes planes;  /**< of a live micro-batch, on their way to the writer */
   int64_t phase;             /**< grows where an epoch begins or ends */
   int64_t live, replayed;    /**< tokens of this rank */
+  int64_t unreadable;        /**< micro-batches of this rank, after tap_store_finish() of all */
   int64_t write_nanoseconds; /**< what adding to the store took */
 };
 
@@ -40,6 +41,9 @@ int tap_store_open(struct tap_store *store, const char *folder, bool int8, struc
                    const char *backbone_digest, const struct token_file *data, struct comm *comm);
 /** What was not sealed is dropped. */
 void tap_store_close(struct tap_store *store);
+
+/** Bytes of all rows of the data in this format. */
+int64_t tap_store_size(const struct tap_store *store);
 
 /** The taps of the micro-batch that holds these rows of the data. */
 int tap_store_run(struct tap_store *store, const struct micro_batch *batch, const int64_t *rows, int count,

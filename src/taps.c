@@ -15,15 +15,11 @@ static size_t normed_bytes(const struct tap_source *source) {
   return device_act_bytes(source->backbone->device, layer_elements(source, source->backbone->config.hidden));
 }
 
-int tap_source_open(struct tap_source *source, struct backbone *backbone, const struct side_shape *side) {
+int tap_source_open(struct tap_source *source, struct backbone *backbone, enum tap_kind kind, int cols) {
   struct device *device = backbone->device;
   int hidden = backbone->config.hidden;
-  *source = (struct tap_source){.backbone = backbone, .cols = hidden, .window = 1, .capacity = backbone->capacity};
-  if (side) {
-    source->kind = side_tap_kind(side);
-    source->cols = side_tap_cols(side);
-    source->window = side->reduction;
-  }
+  *source = (struct tap_source){
+      .backbone = backbone, .kind = kind, .cols = cols, .window = hidden / cols, .capacity = backbone->capacity};
   TRY(device_allocate(device, MEMORY_TAPS, &source->hidden, block_bytes(source, hidden)));
   TRY(device_allocate(device, MEMORY_TAPS, &source->normed, normed_bytes(source)));
   if (source->kind != TAPS_HIDDEN)

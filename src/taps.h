@@ -34,8 +34,8 @@ struct tap_source {
   void *normed;  /**< act [capacity, hidden] */
 };
 
-/** `side` NULL: without a side network. */
-int tap_source_open(struct tap_source *source, struct backbone *backbone, const struct side_shape *side);
+/** `cols` of a tap: the hidden size for TAPS_HIDDEN, otherwise that divided by the window to pool. */
+int tap_source_open(struct tap_source *source, struct backbone *backbone, enum tap_kind kind, int cols);
 void tap_source_close(struct tap_source *source);
 
 /** Runs the backbone on the micro-batch. `cache` NULL but for decoding. */

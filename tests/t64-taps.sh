@@ -18,7 +18,7 @@ replayed() {
   local line
   line=$(grep '^taps ' "$3.log")
   # shellcheck disable=SC2053 # a pattern
-  [[ $line == *" "$1" tokens live"*" "$2" replayed;"* ]] || die "$3: not $1 live and $2 replayed: $line"
+  [[ $line == *\ $1\ tokens\ live*\ $2\ replayed\;* ]] || die "$3: not $1 live and $2 replayed: $line"
 }
 
 # run NAME RANKS OPTION...: a training run, its notes in NAME.log
@@ -77,6 +77,23 @@ if command -v h5dump >/dev/null; then
 fi
 "$QST" inspect "$store"/*.h5 >/dev/null || die "inspect finds faults in a store"
 
+# ---- filled without training ----
+for kind in lora avgpool; do
+  taps=(taps --backbone "$work/b.h5" --data "$work/t.h5" --downsample "$kind" --reduction-factor 3 --threads 1)
+  "${mpirun[@]}" 2 "$QST" "${taps[@]}" --taps "$work/filled-$kind" 2>"$work/fill.log"
+  replayed "[1-9]*" 0 "$work/fill"
+  "${mpirun[@]}" 3 "$QST" "${taps[@]}" --taps "$work/filled-$kind" 2>"$work/fill.log"
+  replayed 0 "[1-9]*" "$work/fill"
+done
+run from-filled 2 --taps "$work/filled-lora" --downsample adapter
+same "$work/adapter" "$work/from-filled"
+replayed 0 "[1-9]*" "$work/from-filled"
+
+status=0
+(ulimit -f 8 && "$QST" "${taps[@]}" --taps "$work/filled-full" --quiet 2>"$work/stderr") || status=$?
+((status == 3)) || die "a full disk gave status $status"
+grep -q "100 rows could not be stored" "$work/stderr" || die "$(cat "$work/stderr")"
+
 # ---- stores of something else ----
 # refused TEXT OPTION...
 refused() {
@@ -97,17 +114,18 @@ refused "for another --reduction-factor" --downsample maxpool --reduction-factor
 
 # ---- killed at any moment ----
 kills=0
-for attempt in $(seq 12); do
-  "$QST" "${options[@]}" --out "$work/killed-$attempt" --taps "$work/store-killed" 2>/dev/null &
+for attempt in $(seq 8); do
+  "$QST" "${options[@]}" --epochs 40 --out "$work/killed-$attempt" --taps "$work/store-killed" 2>/dev/null &
   child=$!
   sleep "0.$((attempt * 13 % 40 + 10))"
   if kill -KILL $child 2>/dev/null; then kills=$((kills + 1)); fi
-  wait $child && break
+  wait $child || true
 done
-((kills >= 2)) || die "the run was over before it could be killed: $kills times"
+((kills >= 4)) || die "the run was over before it could be killed: $kills times"
 rm -f "$work/store-killed/index.h5" # made at the end of a run, if one came so far
 run after 2 --taps "$work/store-killed"
 same "$work/adapter" "$work/after"
+! compgen -G "$work/store-killed/*.tmp-*" >/dev/null || die "killed runs left $(ls "$work/store-killed")"
 "$QST" inspect "$work"/store-killed/*.h5 >/dev/null || die "inspect finds faults in the store of a killed run"
 
 # ---- two runs that fill one store ----
@@ -125,7 +143,7 @@ limit=$(($(stat -L -c %s "$work/adapter/latest") / 1024 + 8))
 (ulimit -f $limit && run full 1 --taps "$work/store-full")
 same "$work/adapter" "$work/full"
 grep -q "warning: .*store-full.*File too large; training goes on" "$work/full.log" || die "$(cat "$work/full.log")"
-[[ -z $(ls -A "$work/store-full" | grep -v '\.h5$') ]] || die "a full disk left $(ls -A "$work/store-full")"
+! compgen -G "$work/store-full/*.tmp-*" >/dev/null || die "a full disk left $(ls "$work/store-full")"
 run refilled 2 --taps "$work/store-full"
 same "$work/adapter" "$work/refilled"
 
@@ -137,3 +155,7 @@ run damaged 1 --taps "$work/store-adapter-1"
 same "$work/adapter" "$work/damaged"
 grep -q "warning: .*are damaged: their hash does not hold; computed again" "$work/damaged.log" ||
   die "$(cat "$work/damaged.log")"
+status=0
+"$QST" taps --quiet --backbone "$work/b.h5" --data "$work/t.h5" --taps "$work/store-adapter-1" 2>"$work/stderr" || status=$?
+((status == 1)) || die "damage gave status $status"
+grep -q "are damaged: remove the segments" "$work/stderr" || die "$(cat "$work/stderr")"

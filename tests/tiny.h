@@ -175,7 +175,10 @@ static inline void tiny_open_side(struct tiny *tiny, const struct options *optio
 
 /** The source of taps and the head, after the side network, if there is to be one. */
 static inline void tiny_open_head(struct tiny *tiny) {
-  CHECK_OK(tap_source_open(&tiny->source, &tiny->backbone, tiny->has_side ? &tiny->side.layout.shape : NULL));
+  const struct side_shape *shape = &tiny->side.layout.shape;
+  enum tap_kind kind = tiny->has_side ? side_tap_kind(shape) : TAPS_HIDDEN;
+  int cols = tiny->has_side ? side_tap_cols(shape) : tiny->backbone.config.hidden;
+  CHECK_OK(tap_source_open(&tiny->source, &tiny->backbone, kind, cols));
   CHECK_OK(head_open(&tiny->head, &tiny->backbone, tiny->has_side ? &tiny->side : NULL, tiny->backbone.capacity));
 }
 
