@@ -23,7 +23,7 @@ static const char *const environment[] = {"OMP_NUM_THREADS", "OMP_PROC_BIND", "O
 struct settings {
   struct model_shape shape; /**< SmolLM2-135M unless told */
   int threads;
-  const char *isa, *act, *json, *search, *clock;
+  const char *isa, *act, *json, *search, *clock, *ceilings;
 };
 
 struct run {
@@ -38,6 +38,7 @@ static const char usage[] =
     "bench-kernels [--rows 2048] [--sample 512] [--hidden 576] [--ff 1536] [--vocabulary 49152] [--heads 9]\n"
     "              [--kv-heads 3] [--reduction-factor 16] [--rank 16] [--logit-rows N] [--threads N]\n"
     "              [--cpu-isa auto|avx512-bf16|avx2|plain] [--act auto|bf16|fp32] [--search OPERATION] [--json FILE]\n"
+    "              [--ceilings on: measure those alone, print them as JSON]\n"
     "              [--clock wall|own: the running time of one thread, for a machine that others use too]\n"
     "Defaults are SmolLM2-135M's shapes. A JSON file that exists is not overwritten.\n";
 
@@ -56,14 +57,15 @@ static int read_option(struct settings *s, const char *name, const char *value) 
     int *number;
     const char **text;
   } options[] = {
-      {"--rows", &m->rows, NULL},       {"--sample", &m->sample, NULL},
-      {"--hidden", &m->hidden, NULL},   {"--ff", &m->ff, NULL},
-      {"--heads", &m->heads, NULL},     {"--vocabulary", &m->vocabulary, NULL},
-      {"--rank", &m->rank, NULL},       {"--reduction-factor", &m->reduction, NULL},
-      {"--threads", &s->threads, NULL}, {"--kv-heads", &m->kv_heads, NULL},
-      {"--cpu-isa", NULL, &s->isa},     {"--logit-rows", &m->logit_rows, NULL},
-      {"--act", NULL, &s->act},         {"--search", NULL, &s->search},
-      {"--json", NULL, &s->json},       {"--clock", NULL, &s->clock},
+      {"--rows", &m->rows, NULL},         {"--sample", &m->sample, NULL},
+      {"--hidden", &m->hidden, NULL},     {"--ff", &m->ff, NULL},
+      {"--heads", &m->heads, NULL},       {"--vocabulary", &m->vocabulary, NULL},
+      {"--rank", &m->rank, NULL},         {"--reduction-factor", &m->reduction, NULL},
+      {"--threads", &s->threads, NULL},   {"--kv-heads", &m->kv_heads, NULL},
+      {"--cpu-isa", NULL, &s->isa},       {"--logit-rows", &m->logit_rows, NULL},
+      {"--act", NULL, &s->act},           {"--search", NULL, &s->search},
+      {"--json", NULL, &s->json},         {"--clock", NULL, &s->clock},
+      {"--ceilings", NULL, &s->ceilings},
   };
   for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
     if (strcmp(name, options[i].name) != 0) continue;
@@ -258,6 +260,14 @@ static int open_devices(struct bench *bench, const struct settings *s) {
   return device_open(&bench->plain, &options);
 }
 
+static int print_ceilings(int threads) {
+  struct ceilings ceilings;
+  TRY(ceilings_measure(&ceilings, threads));
+  printf("{\"threads\": %d, \"product_gflops\": %.1f, \"copy_gbytes\": %.2f, \"library\": \"%s\"}\n", threads,
+         ceilings.product / 1e9, ceilings.copy / 1e9, ceilings.library);
+  return OK;
+}
+
 static int run_all(const struct settings *s) {
   struct run run = {.rows = json_array()};
   struct bench bench = {
@@ -297,14 +307,16 @@ int main(int count, char **words) {
                               .isa = "auto",
                               .act = "auto",
                               .search = "",
-                              .clock = "wall"};
+                              .clock = "wall",
+                              .ceilings = "off"};
   if (count == 2 && strcmp(words[1], "--help") == 0) {
     fputs(usage, stdout);
     return OK;
   }
   int status = read_settings(&settings, count, words);
   if (strcmp(settings.clock, "own") == 0) clock_count_own();
-  if (status == OK) status = run_all(&settings);
+  if (status == OK)
+    status = strcmp(settings.ceilings, "on") == 0 ? print_ceilings(settings.threads) : run_all(&settings);
   if (status != OK) fprintf(stderr, "bench-kernels: %s\n", fail_message());
   return status;
 }

@@ -96,7 +96,7 @@ evaluate() { # NAME [--side SIDE]
   local name=$1
   shift
   save_once "$DEMO/$name.json" "${LAUNCH[@]}" "$QST" eval --backbone "$DEMO/backbone.h5" "$@" --data "$DEMO/eval.h5" \
-    --batch 100 --max-new-tokens "$ANSWER_TOKENS" --threads "$THREADS" --json
+    --batch 100 --threads "$THREADS" --json
 }
 
 answer() { # NAME [--side SIDE]
