@@ -1,11 +1,18 @@
 #include "io/json_read.h"
 
+#include <string.h>
+
 #include "base/error.h"
 #include "io/utf8.h"
 
 int json_read(const char *text, size_t size, json_t **out) {
+  static const char mark[] = "\xef\xbb\xbf";
   *out = NULL;
   struct buffer repaired = {0};
+  if (size >= 3 && memcmp(text, mark, 3) == 0) {
+    text += 3;
+    size -= 3;
+  }
   if (!utf8_valid(text, size)) {
     int status = utf8_replace(text, size, &repaired);
     if (status != OK) {

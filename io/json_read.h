@@ -10,7 +10,8 @@
 
 #include "base/memory.h"
 
-/** Parses a whole text; bytes that are no UTF-8 are read as U+FFFD. ERR_INPUT says what is wrong and at which line and
+/** Parses a whole text; bytes that are no UTF-8 are read as U+FFFD, a byte order mark in front is ignored (RFC 8259,
+ *  8.1). ERR_INPUT says what is wrong and at which line and
  *  column. Caller: json_decref(*out). */
 int json_read(const char *text, size_t size, json_t **out);
 

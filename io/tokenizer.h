@@ -67,7 +67,7 @@ int tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t
                      struct token_list *out);
 
 /** Appends the text of `count` ids, valid UTF-8: bytes that form no character become U+FFFD. Special tokens are left out
- *  unless `keep_special`. Ids out of range are ERR_INPUT. The text of a list is not the texts of its ids in a row
+ *  unless `keep_special`, and so are ids that the tokenizer does not have (a model's vocabulary may be padded). The text of a list is not the texts of its ids in a row
  *  (characters of several tokens, the space in front of the first word): to show ids as they come, use a stream. */
 int tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, size_t count, bool keep_special,
                      struct buffer *out);

@@ -163,8 +163,7 @@ static int gather(const struct tokenizer *tokenizer, const int32_t *ids, size_t 
   size_t known = spec_token_count(&tokenizer->spec);
   bool joined_by_space = spec_step_count(&tokenizer->spec, PIPELINE_DECODE) == 0;
   for (size_t i = 0; i < count; i++) {
-    if (ids[i] < 0 || (size_t)ids[i] >= known)
-      return fail(ERR_INPUT, "token id %d is out of range: the tokenizer has %zu tokens", ids[i], known);
+    if (ids[i] < 0 || (size_t)ids[i] >= known) continue;
     bool special;
     const char *text;
     struct span span = token_text(tokenizer, ids[i], &special, &text);

@@ -9,6 +9,7 @@
 #include "base/options.h"
 #include "comm/comm.h"
 #include "commands/commands.h"
+#include "signals.h"
 
 static int (*const commands[COMMAND_COUNT])(const struct options *, struct comm *) = {
     [COMMAND_QUANTIZE] = command_quantize, [COMMAND_TOKENIZE] = command_tokenize, [COMMAND_TRAIN] = command_train,
@@ -54,6 +55,7 @@ int main(int count, char **words) {
   /* Alone, a closed pipe ends the program as it ends any filter; a rank must not die of it without a word. */
   if (comm->size > 1) signal(SIGPIPE, SIG_IGN);
   signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes (ulimit -f) is a failed write, not a death in the middle of it */
+  signals_clean_up();
   struct options options = {0};
   const char *who = "";
   status = parse_and_run(count, words, &options, comm, &who);

@@ -3,11 +3,25 @@
 #include <signal.h>
 #include <stddef.h>
 
+#include "base/file.h"
+
 static volatile sig_atomic_t arrived;
 
 static void note(int signal_number) {
   (void)signal_number;
   arrived = 1;
+}
+
+static void clean_up_and_die(int signal_number) {
+  file_remove_temporaries();
+  signal(signal_number, SIG_DFL);
+  raise(signal_number);
+}
+
+void signals_clean_up(void) {
+  static const int deadly[] = {SIGINT, SIGTERM, SIGHUP};
+  for (unsigned i = 0; i < sizeof deadly / sizeof *deadly; i++)
+    if (signal(deadly[i], clean_up_and_die) == SIG_IGN) signal(deadly[i], SIG_IGN);
 }
 
 void signals_catch(void) {

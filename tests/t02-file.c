@@ -2,11 +2,14 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "base/hash.h"
 #include "check.h"
 #include "scratch.h"
+#include "signals.h"
 
 static void check_content(const char *path, const char *expected) {
   struct buffer content = {0};
@@ -76,6 +79,36 @@ static void test_publish(void) {
   free(path);
 }
 
+static void test_try(void) {
+  char *path = scratch_path("tried"), *below = scratch_path("tried/below");
+  CHECK_OK(file_try(path));
+  CHECK(scratch_count("tried") == 0);
+  scratch_fill(path, "old", 3);
+  CHECK_OK(file_try(path));
+  check_content(path, "old");
+  CHECK_FAILS(ERR_SYSTEM, "tried/below: Not a directory", file_try(below));
+  CHECK_FAILS(ERR_SYSTEM, "Is a directory", file_try(scratch_folder));
+  free(path);
+  free(below);
+}
+
+/* A signal ends the program as it does any other, and what was half-written is gone. */
+static void test_signal(void) {
+  char *path = scratch_path("interrupted"), *temporary = NULL;
+  pid_t child = fork();
+  if (child == 0) {
+    signals_clean_up();
+    if (file_temporary(path, &temporary) == OK) scratch_fill(temporary, "half", 4);
+    raise(SIGTERM);
+    _exit(1);
+  }
+  int ended = 0;
+  CHECK(child > 0 && waitpid(child, &ended, 0) == child);
+  CHECK(WIFSIGNALED(ended) && WTERMSIG(ended) == SIGTERM);
+  CHECK(scratch_count("interrupted") == 0);
+  free(path);
+}
+
 static void test_folders(void) {
   char *deep = scratch_path("a/b//c"), *file = scratch_path("file"), *joined = NULL;
   CHECK_OK(file_make_folder(deep));
@@ -107,6 +140,8 @@ int main(void) {
   test_write();
   test_full_disk();
   test_publish();
+  test_try();
+  test_signal();
   test_folders();
   test_hash();
   scratch_remove();

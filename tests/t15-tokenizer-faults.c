@@ -132,8 +132,8 @@ static void check_decode_range(void) {
   struct tokenizer *tokenizer = read_family("gpt2");
   struct buffer text = {0};
   int32_t ids[] = {(int32_t)tokenizer_size(tokenizer), -1};
-  CHECK_FAILS(ERR_INPUT, "out of range", tokenizer_decode(tokenizer, &ids[0], 1, true, &text));
-  CHECK_FAILS(ERR_INPUT, "out of range", tokenizer_decode(tokenizer, &ids[1], 1, true, &text));
+  CHECK_OK(tokenizer_decode(tokenizer, ids, 2, true, &text));
+  CHECK(text.size == 0);
   CHECK(tokenizer_id(tokenizer, "no such token") == -1 && tokenizer_id(tokenizer, "") == -1);
   tokenizer_destroy(&tokenizer);
   buffer_free(&text);

@@ -103,6 +103,7 @@ static void what_cannot_be_read(struct comm *comm) {
   CHECK_FAILS(ERR_INPUT, "other/metrics.jsonl:1: ", report(comm, runs, 2, page));
   CHECK_OK(file_write(metrics, "", 0));
   CHECK_OK(report(comm, runs, 2, page)); /* a run that has not said anything yet */
+  CHECK_FAILS(ERR_INPUT, "other: has not finished a step", report(comm, runs + 1, 1, page));
   unlink(metrics);
   CHECK_FAILS(ERR_INPUT, "No such file", report(comm, runs, 2, page));
   free(metrics);

@@ -45,6 +45,10 @@ refused 1 "another backbone" "$QST" "${options[@]}" --out "$work/none" --backbon
 refused 2 "--resume" "$QST" "${options[@]}" --out "$work/run"
 refused 1 "lr" "$QST" "${options[@]}" --out "$work/run" --resume --lr 1e-2
 refused 1 "--data" "$QST" "${options[@]}" --out "$work/run" --resume --data "$work/e.h5"
+echo '{"input_ids":[5,6,7],"labels":[-100,-100,-100]}' >"$work/mute.jsonl"
+"$QST" tokenize --quiet --backbone "$work/b.h5" --in "$work/mute.jsonl" --out "$work/mute.h5" 2>/dev/null
+refused 1 "no token has a label" "$QST" "${options[@]}" --out "$work/none" --data "$work/mute.h5"
+refused 1 "no token has a label" "$QST" "${options[@]}" --out "$work/none" --eval-data "$work/mute.h5"
 refused 2 "--reduction-factor" "$QST" "${options[@]}" --out "$work/none" --reduction-factor 7
 refused 2 "--reduction-factor 6" "$QST" "${options[@]}" --out "$work/none" --reduction-factor 1024
 refused 1 "--micro-batch-tokens" "$QST" "${options[@]}" --out "$work/none" --micro-batch-tokens 16

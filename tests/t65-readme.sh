@@ -6,7 +6,7 @@
 top=$PWD
 
 # The commands are the lines of indented blocks, continued ones joined.
-commands=$(sed -n 's/^    //p' README.md | sed -e ':a' -e '/\\$/N; s/ *\\\n */ /; ta' | sed 's/ *#.*//' |
+commands=$(sed -nE 's/^ {4,7}//p' README.md | sed -e ':a' -e '/\\$/N; s/ *\\\n */ /; ta' | sed 's/ *#.*//' |
   grep -E '^(\./|make|mpirun|build/|sbatch|srun|source|benchmarks/)')
 [[ -n $commands ]] || die "README.md has no commands"
 
@@ -22,14 +22,20 @@ head -n 24 benchmarks/demo/train.jsonl >"$work/here/rows.jsonl"
 head -n 8 benchmarks/demo/eval.jsonl >"$work/here/held-out.jsonl"
 ln -s "$QST" "$work/here/build/qst-mpi"
 
+# on_two COMMAND: on two ranks, as mpirun, srun or the batch script would start it
+on_two() {
+  (cd "$work/here" && eval "${mpirun[*]} 2 $1" >"$work/output" 2>&1)
+}
+
 run_command() {
   local words=$1
   case $words in
     make*) (cd "$top" && eval "${words/make/make -n}" >/dev/null) ;;
     ./env.sh* | source*) bash -n env.sh ;;
     benchmarks/*) [[ -x ${words%% *} ]] ;;
-    sbatch* | srun*) grep -oE 'slurm/[a-z.]+' <<<"$words" | xargs -r ls >/dev/null ;;
-    mpirun*) (cd "$work/here" && eval "${mpirun[*]} ${words#mpirun -n }" >"$work/output" 2>&1) ;;
+    sbatch*) [[ -e slurm/train.sbatch ]] && rm -rf "$work/here/run" && on_two "build/qst-mpi train ${words#*slurm/train.sbatch}" ;;
+    srun*) on_two "build/qst-mpi ${words#*build/qst-mpi}" ;;
+    mpirun*) on_two "${words#mpirun -n 2}" ;;
     *) (cd "$work/here" && eval "$words" >"$work/output" 2>&1) ;;
   esac
 }

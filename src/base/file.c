@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,12 +64,50 @@ cleanup:
   return status;
 }
 
+int file_try(const char *path) {
+  struct stat info;
+  char *temporary;
+  if (stat(path, &info) == 0 && S_ISDIR(info.st_mode)) return fail(ERR_SYSTEM, "%s: %s", path, strerror(EISDIR));
+  TRY(file_temporary(path, &temporary));
+  int descriptor = open(temporary, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+  int status = descriptor < 0 ? fail(ERR_SYSTEM, "%s: %s", path, strerror(errno)) : OK;
+  if (descriptor >= 0) close(descriptor);
+  if (descriptor >= 0) unlink(temporary);
+  free(temporary);
+  return status;
+}
+
+/* Names with our pid in them are never anybody else's, so they are not taken back when their file has been published. */
+enum { REMEMBERED = 4, NAME_LIMIT = 4096 };
+static char remembered[REMEMBERED][NAME_LIMIT];
+
+/* The first byte is the last one set: a signal must not find half a name. */
+static void remember(const char *name) {
+  static unsigned next;
+  size_t size = strlen(name) + 1;
+  if (size > NAME_LIMIT) return;
+  char *place = remembered[next++ % REMEMBERED];
+  place[0] = 0;
+  atomic_signal_fence(memory_order_seq_cst);
+  memcpy(place + 1, name + 1, size - 1);
+  atomic_signal_fence(memory_order_seq_cst);
+  place[0] = name[0];
+}
+
+void file_remove_temporaries(void) {
+  for (int i = 0; i < REMEMBERED; i++)
+    if (remembered[i][0]) unlink(remembered[i]);
+}
+
 int file_temporary(const char *path, char **out) {
   char host[64] = "host";
   gethostname(host, sizeof host - 1);
   struct buffer name = {0};
   int status = buffer_print(&name, "%s.tmp-%s-%ld", path, host, (long)getpid());
-  if (status != OK) buffer_free(&name);
+  if (status == OK)
+    remember(name.data);
+  else
+    buffer_free(&name);
   *out = name.data;
   return status;
 }

@@ -16,8 +16,14 @@ int file_read(const char *path, uint64_t limit, struct buffer *out);
 /** Writes a whole file atomically. ERR_SYSTEM names the path and the reason (disk full, no permission, …). */
 int file_write(const char *path, const void *bytes, size_t size);
 
+/** Whether a file could be written there: asked before hours of work, not after. ERR_SYSTEM as of file_write(). */
+int file_try(const char *path);
+
 /** The name to write `path` under until it is complete: "<path>.tmp-<host>-<pid>". Caller frees `*out`. */
 int file_temporary(const char *path, char **out);
+
+/** Removes what is left under the newest few of these names. For a signal handler: async-signal-safe. */
+void file_remove_temporaries(void);
 
 /** Syncs the temporary file, renames it to `path` and syncs the folder. On error the temporary file is removed. */
 int file_publish(const char *temporary, const char *path);

@@ -71,6 +71,7 @@ static int open_engine(struct generation *run, const struct options *options, co
 static int open_all(struct generation *run, const struct options *options, const struct comm *comm) {
   if (!options->prompt && !options->in) return fail(ERR_USAGE, "give --prompt TEXT, or --in X.jsonl and --out Y.jsonl");
   struct backbone_facts facts;
+  if (options->out && comm->rank == 0) TRY(file_try(options->out));
   TRY(prompts_open(&run->prompts, options, comm, &facts));
   TRY(memory_array(&run->answers, (size_t)run->prompts.count, sizeof *run->answers));
   run->streams = options->prompt != NULL;

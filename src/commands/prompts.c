@@ -8,7 +8,7 @@
 #include "base/file.h"
 #include "io/backbone_file.h"
 #include "io/chat.h"
-#include "io/utf8.h"
+#include "io/json_read.h"
 
 enum { ROWS_LIMIT = 1 << 30 };
 
@@ -31,15 +31,6 @@ static int grow(struct prompts *prompts) {
   return tokens && lines && rows ? OK : fail(ERR_MEMORY, "not enough memory for %zu prompts", count);
 }
 
-/* What is not UTF-8 in a row was replaced before it was read, and so it is in the answer's row. */
-static int keep_row(const char *row, size_t size, char **out) {
-  struct buffer text = {0};
-  int status = utf8_replace(row, size, &text);
-  if (status != OK) buffer_free(&text);
-  *out = text.data;
-  return status;
-}
-
 /* Tokenizes one row and takes it in. `text` is kept for the answer's file, or NULL. */
 static int add(struct reader *reader, const char *row, size_t size, int64_t line, bool keep_text) {
   struct prompts *prompts = reader->prompts;
@@ -52,7 +43,7 @@ static int add(struct reader *reader, const char *row, size_t size, int64_t line
     prompts->tokens[i] = parsed.tokens;
     prompts->lines[i] = line;
     prompts->rows[i] = NULL;
-    if (keep_text) status = keep_row(row, size, &prompts->rows[i]);
+    if (keep_text && !(prompts->rows[i] = strndup(row, size))) status = fail(ERR_MEMORY, "not enough memory for a row");
     if ((int)parsed.tokens.size > prompts->longest) prompts->longest = (int)parsed.tokens.size;
     parsed.tokens = (struct token_list){0};
   }
@@ -73,7 +64,7 @@ static int add_prompt(struct reader *reader, const char *prompt) {
 
 static bool is_blank(const char *line, size_t size) {
   for (size_t i = 0; i < size; i++)
-    if (!strchr(" \t\r", line[i])) return false;
+    if (!line[i] || !strchr(" \t\r", line[i])) return false;
   return true;
 }
 
@@ -141,9 +132,9 @@ void prompts_close(struct prompts *prompts) {
 }
 
 int prompts_print_answer(const struct prompts *prompts, int i, const char *answer, size_t size, struct buffer *out) {
-  json_t *row = json_loads(prompts->rows[i], JSON_ALLOW_NUL, NULL);
-  json_t *text = json_stringn(answer, size);
-  if (!row || !text || json_object_set_new(row, "answer", text) != 0) {
+  json_t *row;
+  TRY(json_read(prompts->rows[i], strlen(prompts->rows[i]), &row));
+  if (json_object_set_new(row, "answer", json_stringn(answer, size)) != 0) {
     json_decref(row);
     return fail(ERR_MEMORY, "not enough memory for an answer");
   }

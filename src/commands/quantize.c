@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/memory.h"
@@ -34,15 +34,9 @@ struct job {
   double started, layers_started, reported;
 };
 
-static double now(void) {
-  struct timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
-}
-
 static bool time_to_report(struct job *job) {
   enum { SECONDS_BETWEEN_LINES = 1 };
-  double time = now();
+  double time = clock_seconds();
   if (time - job->reported < SECONDS_BETWEEN_LINES) return false;
   job->reported = time;
   return true;
@@ -196,15 +190,17 @@ static int collect(struct job *job, int first, int *written) {
 
 static void report_layers(struct job *job, int done) {
   if (!time_to_report(job)) return;
-  double part = (double)done / matrix_count(job), left = (now() - job->layers_started) * (1 - part) / part;
-  log_progress("quantize  %d of %d layers  %3.0f %%  %d:%02d left", done / MATRIX_COUNT, job->config->layers,
-               100 * part, (int)left / 60, (int)left % 60);
+  double part = (double)done / matrix_count(job);
+  char left[24];
+  clock_format((clock_seconds() - job->layers_started) * (1 - part) / part, left);
+  log_progress("quantize  %d of %d layers  %3.0f %%  %s left", done / MATRIX_COUNT, job->config->layers, 100 * part,
+               left);
 }
 
 /* In each round every rank quantizes one matrix; all agree that it went well before anything is sent. */
 static int quantize_layers(struct job *job) {
   int status = OK;
-  job->layers_started = now();
+  job->layers_started = clock_seconds();
   for (int first = 0; first < matrix_count(job); first += job->comm->size) {
     if (status == OK && first + job->comm->rank < matrix_count(job))
       status = quantize_one(job, first + job->comm->rank);
@@ -261,7 +257,7 @@ static int begin(struct job *job, const struct options *options) {
   TRY(model_source_open(&job->source, options->model));
   job->config = model_source_config(job->source);
   TRY(allocate(job));
-  job->started = job->reported = now();
+  job->started = job->reported = clock_seconds();
   double in_matrices;
   log_note("quantize  %s: %s, %d layers, %.1f M parameters", options->model, job->config->architecture,
            job->config->layers, parameters(job, &in_matrices) * 1e-6);
@@ -286,7 +282,7 @@ static void summarize(const struct job *job, const struct options *options) {
   struct stat about;
   double in_matrices, all = parameters(job, &in_matrices),
                       bytes = stat(options->out, &about) ? 0 : (double)about.st_size;
-  double seconds = now() - job->started;
+  double seconds = clock_seconds() - job->started;
   log_note("quantize  %.1f M weights at %.3f bits (%s%s); %.1f MB at 16 bits, %.1f MB now; %.1f s", in_matrices * 1e-6,
            bits_per_weight(job), options->format, job->double_quantized ? ", double quantization" : "", 2e-6 * all,
            1e-6 * bytes, seconds);

@@ -61,6 +61,13 @@ cleanup:
   return status;
 }
 
+/* Axes without a single point are nothing that gnuplot draws. */
+static int check_steps(const struct report_run *runs, int count) {
+  for (int i = 0; i < count; i++)
+    if (runs[i].log.step_count > 0) return OK;
+  return fail(ERR_INPUT, "%s: has not finished a step yet: nothing to report", runs[0].path);
+}
+
 static int report(const struct options *options) {
   int count = options->argument_count;
   if (count == 0) return fail(ERR_USAGE, "which run? Name the folders of one or several: qst-mpi report RUN…");
@@ -69,6 +76,7 @@ static int report(const struct options *options) {
   struct buffer base = {0};
   int status = OK;
   for (int i = 0; i < count; i++) TRY_GOTO(status, cleanup, read_run(options->arguments[i], &runs[i]));
+  TRY_GOTO(status, cleanup, check_steps(runs, count));
   TRY_GOTO(status, cleanup, choose_place(options, &base));
   status = write_report(runs, count, &base);
 cleanup:

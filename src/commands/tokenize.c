@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/threads.h"
@@ -89,7 +90,7 @@ static int open_tokenizer(struct job *job) {
 static int read_line(struct job *job, struct line *line, bool *got) {
   ssize_t size = getline(&line->text, &line->capacity, job->input);
   *got = size > 0;
-  if (size < 0 && ferror(job->input)) return fail(ERR_INPUT, "%s: %s", job->options->in, strerror(errno));
+  if (size < 0 && !feof(job->input)) return fail(ERR_INPUT, "%s: %s", job->options->in, strerror(errno));
   if (size < 0) return OK;
   line->size = (size_t)size;
   line->number = ++job->lines_read;
@@ -206,6 +207,7 @@ static int begin(struct job *job) {
   job->chat.max_tokens = (int)options->max_tokens;
   job->chat.train_on_prompt = options->train_on_prompt;
   snprintf(job->out.template_name, sizeof job->out.template_name, "%s", options->template_name);
+  TRY(file_try(options->out));
   TRY(open_tokenizer(job));
   job->out.vocabulary = job->vocabulary;
   TRY(hash_begin(&job->hash));

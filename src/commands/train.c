@@ -32,7 +32,10 @@ static int open_all(struct engine *engine, const struct options *options, const 
       engine, options, comm,
       &(struct engine_plan){.use = ENGINE_TRAIN, .capacity = capacity, .samples = capacity, .positions = longest}));
   TRY(data_check(engine, &data->train, options->data));
-  return options->eval_data ? data_check(engine, &data->eval, options->eval_data) : OK;
+  if (!options->eval_data) return OK;
+  if (data->eval.label_tokens == 0)
+    return fail(ERR_INPUT, "%s: no token has a label, so there is nothing to evaluate", options->eval_data);
+  return data_check(engine, &data->eval, options->eval_data);
 }
 
 int command_train(const struct options *options, struct comm *comm) {
