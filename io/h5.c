@@ -79,13 +79,14 @@ int h5_object_properties(hid_t properties) {
   return good ? OK : fail(ERR_INTERNAL, "HDF5 refuses the properties of an object");
 }
 
-/* The format of release 1.8 (2008): every reader knows it, and it has checksums on all metadata. */
+/* The format of release 1.8 (2008): every reader knows it, and it has checksums on all metadata. Only what it cannot
+ * express, virtual datasets, is written as later releases do. */
 static int create_hdf5(struct h5_file *file) {
   hid_t creation = H5Pcreate(H5P_FILE_CREATE), access = H5Pcreate(H5P_FILE_ACCESS);
   int status = h5_object_properties(creation);
   if (status == OK) status = h5_use_writer(file, access);
   if (status == OK &&
-      (H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_V18) < 0 ||
+      (H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_LATEST) < 0 ||
        H5Pset_fclose_degree(access, H5F_CLOSE_STRONG) < 0 || H5Pset_meta_block_size(access, METADATA_BLOCK) < 0))
     status = h5_fault(file, "HDF5 refuses the properties of a file");
   if (status == OK) {
@@ -159,15 +160,25 @@ static int complete(struct h5_file *file) {
   return file->write_error ? h5_write_fault(file) : OK;
 }
 
-int h5_publish(struct h5_file **file) {
+int h5_finish(struct h5_file **file, char **temporary) {
   struct h5_file *f = *file;
+  *temporary = NULL;
   int status = complete(f);
-  if (status == OK) status = file_publish(f->temporary, f->path);
   if (status == OK) {
-    free(f->temporary);
+    *temporary = f->temporary;
     f->temporary = NULL;
   }
   h5_close(file);
+  return status;
+}
+
+int h5_publish(struct h5_file **file) {
+  char *temporary = NULL, *path = strdup((*file)->path);
+  int status = path ? h5_finish(file, &temporary) : fail(ERR_MEMORY, "not enough memory for a path");
+  if (status == OK) status = file_publish(temporary, path);
+  h5_close(file);
+  free(temporary);
+  free(path);
   return status;
 }
 

@@ -33,6 +33,9 @@ struct h5_file;
 int h5_create(struct h5_file **out, const char *path, const char *format, int version);
 /** Flushes, closes, syncs and renames. The handle is gone afterwards, also on error (nothing is left behind). */
 int h5_publish(struct h5_file **file);
+/** As h5_publish, but leaves the last step, file_publish(*temporary, path), to the caller, who frees *temporary: it needs no
+ *  HDF5, and so may run in another thread. */
+int h5_finish(struct h5_file **file, char **temporary);
 /** Opens for reading (no locks taken: network file systems); ERR_INPUT when it is not HDF5, not `format` (says what
  *  it is instead), or a later version. `format` NULL accepts any of ours, of any version. */
 int h5_open(struct h5_file **out, const char *path, const char *format, int version);
@@ -49,10 +52,22 @@ int h5_write_begin(struct h5_file *file, const char *name, enum h5_type type, ui
 int h5_write_more(struct h5_file *file, const void *data, uint64_t elements);
 int h5_write_end(struct h5_file *file);
 
+/** A dataset [Σ rows, cols] that shows the datasets of this name in other files of the same folder, one below the other
+ *  (a virtual dataset of HDF5 1.10). For readers other than h5_read(): it has no bytes of its own, and so no checksum. */
+struct h5_part {
+  const char *file; /**< name within the folder */
+  uint64_t rows;
+};
+int h5_write_virtual(struct h5_file *file, const char *name, enum h5_type type, uint64_t cols,
+                     const struct h5_part *parts, size_t count);
+
 bool h5_has(struct h5_file *file, const char *name);
 int h5_shape(struct h5_file *file, const char *name, enum h5_type *type, uint64_t *rows, uint64_t *cols);
 /** The checksum stored with a dataset; reads no data. */
 int h5_checksum(struct h5_file *file, const char *name, struct hash_text *out);
+/** Where the bytes of a dataset, which must have this type and shape, begin in the file: for readers of parts of it, who use
+ *  descriptors of their own and may be other threads. */
+int h5_offset(struct h5_file *file, const char *name, enum h5_type type, uint64_t rows, uint64_t cols, uint64_t *out);
 /** The whole dataset, which must have this type and shape, checksum verified. */
 int h5_read(struct h5_file *file, const char *name, enum h5_type type, uint64_t rows, uint64_t cols, void *data);
 
@@ -72,7 +87,7 @@ int h5_each_attribute(struct h5_file *file, const char *object,
                                    enum h5_attribute_kind kind),
                       void *context);
 
-/** Calls `visit` for every dataset in name order, for `inspect`; stops at the first status other than OK. */
+/** Calls `visit` for every dataset with bytes of its own in name order, for `inspect`; stops at the first status other than OK. */
 struct h5_dataset {
   const char *name;
   enum h5_type type;

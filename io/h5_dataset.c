@@ -147,12 +147,24 @@ static int check_shape(struct h5_file *file, const struct h5_dataset *found, con
               type_names[want->type], (unsigned long long)want->rows, (unsigned long long)want->cols);
 }
 
-int h5_read(struct h5_file *file, const char *name, enum h5_type type, uint64_t rows, uint64_t cols, void *data) {
+static int locate_as(struct h5_file *file, const char *name, enum h5_type type, uint64_t rows, uint64_t cols,
+                     struct h5_place *place) {
   struct h5_dataset want = {.name = name, .type = type, .rows = rows, .cols = cols};
+  TRY(h5_locate(file, name, place));
+  return check_shape(file, &place->shape, &want);
+}
+
+int h5_offset(struct h5_file *file, const char *name, enum h5_type type, uint64_t rows, uint64_t cols, uint64_t *out) {
   struct h5_place place;
-  TRY(h5_locate(file, name, &place));
-  int status = check_shape(file, &place.shape, &want);
-  return status == OK ? read_hashed(file, &place, data) : status;
+  TRY(locate_as(file, name, type, rows, cols, &place));
+  *out = place.offset;
+  return OK;
+}
+
+int h5_read(struct h5_file *file, const char *name, enum h5_type type, uint64_t rows, uint64_t cols, void *data) {
+  struct h5_place place;
+  TRY(locate_as(file, name, type, rows, cols, &place));
+  return read_hashed(file, &place, data);
 }
 
 int h5_verify(struct h5_file *file, const char *name) {

@@ -35,6 +35,13 @@ static bool is_plain_name(const char *name) {
   return true;
 }
 
+static bool is_virtual(hid_t dataset) {
+  hid_t creation = H5Dget_create_plist(dataset);
+  bool shows_others = creation >= 0 && H5Pget_layout(creation) == H5D_VIRTUAL;
+  H5Pclose(creation);
+  return shows_others;
+}
+
 static int list_link(struct listing *listing, const char *last) {
   struct h5_file *file = listing->file;
   char name[H5_NAME];
@@ -47,7 +54,9 @@ static int list_link(struct listing *listing, const char *last) {
   hid_t object = H5Oopen(file->id, name, H5P_DEFAULT);
   if (object < 0) return h5_fault(file, "%s cannot be opened", name);
   H5I_type_t type = H5Iget_type(object);
+  bool passed_over = type == H5I_DATASET && is_virtual(object);
   H5Oclose(object);
+  if (passed_over) return OK;
   if (type == H5I_GROUP) return list_group(listing, name, listing->depth + 1);
   if (type == H5I_DATASET) return list_add(listing, name);
   return fail(ERR_INPUT, "%s: %s is neither a group nor a dataset", file->path, name);

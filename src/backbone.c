@@ -323,3 +323,21 @@ int backbone_forward(struct backbone *b, const struct micro_batch *batch, void *
   }
   return OK;
 }
+
+int backbone_output(struct backbone *b, const struct micro_batch *batch, const void *taps, int tap_rows, void *normed) {
+  int hidden = b->config.hidden;
+  size_t last = (size_t)b->config.layers * (size_t)tap_rows * (size_t)hidden;
+  TRY(device_copy_rows(b->device, &(struct copy_rows_args){.y = b->normed,
+                                                           .x = device_act_at(b->device, taps, last),
+                                                           .x_index = batch->label_rows,
+                                                           .rows = batch->label_count,
+                                                           .cols = hidden,
+                                                           .y_stride = hidden,
+                                                           .x_stride = hidden}));
+  return device_rmsnorm(b->device, &(struct rmsnorm_args){.y = normed,
+                                                          .x = b->normed,
+                                                          .w = b->final_norm,
+                                                          .rows = batch->label_count,
+                                                          .cols = hidden,
+                                                          .epsilon = b->config.norm_epsilon});
+}

@@ -59,4 +59,8 @@ void backbone_close(struct backbone *backbone);
 int backbone_forward(struct backbone *backbone, const struct micro_batch *batch, void *taps, int tap_rows,
                      struct kv_cache *cache);
 
+/** normed: act [label_count, hidden], norm_backbone(h_L) of the batch's label rows. After backbone_forward(). */
+int backbone_output(struct backbone *backbone, const struct micro_batch *batch, const void *taps, int tap_rows,
+                    void *normed);
+
 #endif

@@ -87,20 +87,23 @@ static int open_side(struct engine *engine, const struct options *options, const
                    true);
 }
 
-static size_t taps_bytes(const struct engine *engine) {
-  const struct model_config *config = &engine->backbone.config;
-  return device_act_bytes(engine->device,
-                          ((size_t)config->layers + 1) * (size_t)engine->capacity * (size_t)config->hidden);
-}
-
 static size_t sums_bytes(const struct engine *engine) {
   return (engine->sums.size + 2) * sizeof(int64_t);
 }
 
-static int open_buffers(struct engine *engine, const struct engine_plan *plan) {
+static int open_source(struct engine *engine, const struct options *options, const struct engine_plan *plan) {
+  const struct model_config *config = &engine->backbone.config;
+  const struct side_shape *shape = &engine->side.layout.shape;
+  enum tap_kind kind = engine->has_side ? side_tap_kind(shape) : TAPS_HIDDEN;
+  int cols = engine->has_side ? side_tap_cols(shape) : config->hidden;
+  if (plan->use == ENGINE_TAPS) TRY(side_taps_choose(config, options, &kind, &cols));
+  return tap_source_open(&engine->source, &engine->backbone, kind, cols);
+}
+
+static int open_buffers(struct engine *engine, const struct options *options, const struct engine_plan *plan) {
   TRY(head_open(&engine->head, &engine->backbone, engine->has_side ? &engine->side : NULL, engine->capacity));
   TRY(micro_batch_open(&engine->batch, engine->device, engine->capacity, plan->samples));
-  TRY(device_allocate(engine->device, MEMORY_TAPS, &engine->taps, taps_bytes(engine)));
+  TRY(open_source(engine, options, plan));
   engine->sums.size = plan->use == ENGINE_TRAIN ? engine->side.layout.size : 0;
   TRY(device_allocate(engine->device, MEMORY_OPTIMIZER, &engine->sums.sums, sums_bytes(engine)));
   engine->sums.faults = engine->sums.sums + engine->sums.size + 1;
@@ -115,7 +118,7 @@ static int open_with_file(struct engine *engine, struct backbone_file *file, con
   if (plan->use == ENGINE_TRAIN) TRY(measure_peak(engine));
   TRY(backbone_open(&engine->backbone, engine->device, file, engine->capacity, plan->positions));
   TRY(open_side(engine, options, plan));
-  return open_buffers(engine, plan);
+  return open_buffers(engine, options, plan);
 }
 
 int engine_open(struct engine *engine, const struct options *options, const struct comm *comm,
@@ -133,7 +136,7 @@ void engine_close(struct engine *engine) {
   if (engine->device) {
     head_close(&engine->head);
     micro_batch_close(&engine->batch, engine->device);
-    if (engine->taps) device_release(engine->device, MEMORY_TAPS, &engine->taps, taps_bytes(engine));
+    tap_source_close(&engine->source);
     device_release(engine->device, MEMORY_OPTIMIZER, &engine->sums.sums, sums_bytes(engine));
     side_close(&engine->side);
     backbone_close(&engine->backbone);
@@ -146,11 +149,15 @@ void engine_close(struct engine *engine) {
 
 /* ---- use ------------------------------------------------------------------------------------------------ */
 
-int engine_forward(struct engine *engine, struct kv_cache *backbone_cache, struct kv_cache *side_cache, void **s) {
+int engine_follow(struct engine *engine, struct kv_cache *side_cache, void **s) {
   *s = NULL;
-  TRY(backbone_forward(&engine->backbone, &engine->batch, engine->taps, engine->capacity, backbone_cache));
-  if (engine->has_side) TRY(side_forward(&engine->side, &engine->batch, engine->taps, engine->capacity, side_cache, s));
-  return head_forward(&engine->head, &engine->batch, engine->taps, engine->capacity, *s);
+  if (engine->has_side) TRY(side_forward(&engine->side, &engine->batch, &engine->taps, side_cache, s));
+  return head_forward(&engine->head, &engine->batch, &engine->taps, *s);
+}
+
+int engine_forward(struct engine *engine, struct kv_cache *backbone_cache, struct kv_cache *side_cache, void **s) {
+  TRY(tap_source_run(&engine->source, &engine->batch, backbone_cache, &engine->taps));
+  return engine_follow(engine, side_cache, s);
 }
 
 int engine_reduce(struct engine *engine, struct comm *comm) {

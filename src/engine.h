@@ -11,7 +11,7 @@
 #include "head.h"
 #include "io/checkpoint.h"
 
-enum engine_use { ENGINE_TRAIN, ENGINE_EVALUATE, ENGINE_GENERATE };
+enum engine_use { ENGINE_TRAIN, ENGINE_EVALUATE, ENGINE_GENERATE, ENGINE_TAPS };
 
 struct engine {
   struct device *device;
@@ -20,7 +20,8 @@ struct engine {
   bool has_side;
   struct head head;
   struct micro_batch batch;
-  void *taps; /**< act [layers + 1][capacity][hidden] */
+  struct tap_source source;
+  struct taps taps; /**< of the micro-batch at hand */
   struct gradient_sums sums;
   int64_t *host_sums;          /**< [sums.size + 2] staging of sums and faults */
   int capacity;                /**< tokens of a micro-batch */
@@ -38,12 +39,15 @@ struct engine_plan {
 };
 
 /** Opens all of it on this rank. With ENGINE_TRAIN the side network has the shape of the options and zero parameters;
- *  otherwise it is read from options->side, or absent without. Call comm_agree() on the result. */
+ *  otherwise it is read from options->side, or absent without. ENGINE_TAPS: the taps that one of the options' shape would
+ *  read. Call comm_agree() on the result. */
 int engine_open(struct engine *engine, const struct options *options, const struct comm *comm,
                 const struct engine_plan *plan);
 void engine_close(struct engine *engine);
 
-/** backbone_forward, side_forward and head_forward; *s is s_L (NULL without a side network). Caches NULL but for decoding. */
+/** From engine->taps on: side_forward and head_forward; *s is s_L (NULL without a side network). */
+int engine_follow(struct engine *engine, struct kv_cache *side_cache, void **s);
+/** engine_follow() after the live backbone. Caches NULL but for decoding. */
 int engine_forward(struct engine *engine, struct kv_cache *backbone_cache, struct kv_cache *side_cache, void **s);
 
 /** The sums of all ranks, in place on the device and in host_sums. ERR_INPUT when a value was not finite. */

@@ -10,14 +10,12 @@ struct head_part {
   size_t bytes;
 };
 
-enum { HEAD_PARTS = 11 };
+enum { HEAD_PARTS = 10 };
 
 static int list_parts(struct head *head, struct head_part parts[HEAD_PARTS]) {
   size_t rows = (size_t)head->capacity, vocabulary = (size_t)head->backbone->config.vocabulary;
   size_t wide = device_act_bytes(head->device, rows * (size_t)head->backbone->config.hidden);
   int count = 0;
-  parts[count++] = (struct head_part){MEMORY_WORKSPACE, &head->picked, wide};
-  parts[count++] = (struct head_part){MEMORY_WORKSPACE, &head->normed, wide};
   parts[count++] = (struct head_part){MEMORY_WORKSPACE, &head->logits, LOGIT_ROWS * vocabulary * sizeof(float)};
   parts[count++] = (struct head_part){MEMORY_WORKSPACE, &head->loss, LOGIT_ROWS * sizeof(float)};
   if (!head->side) return count;
@@ -29,6 +27,7 @@ static int list_parts(struct head *head, struct head_part parts[HEAD_PARTS]) {
   parts[count++] = (struct head_part){MEMORY_SIDE, &head->s_rstd, rows * sizeof(float)};
   if (!head->side->training) return count;
   parts[count++] = (struct head_part){MEMORY_SIDE, &head->ds_picked, narrow};
+  parts[count++] = (struct head_part){MEMORY_SIDE, &head->dy, wide};
   parts[count++] =
       (struct head_part){MEMORY_WORKSPACE, &head->dlogits, device_act_bytes(head->device, LOGIT_ROWS * vocabulary)};
   return count;
@@ -39,7 +38,6 @@ int head_open(struct head *head, struct backbone *backbone, struct side *side, i
   struct head_part parts[HEAD_PARTS];
   int count = list_parts(head, parts);
   for (int i = 0; i < count; i++) TRY(device_allocate(head->device, parts[i].kind, parts[i].block, parts[i].bytes));
-  if (!side) head->mixed = head->normed;
   return OK;
 }
 
@@ -61,19 +59,6 @@ static int pick(struct head *head, const struct micro_batch *batch, void *y, con
                                                                  .cols = cols,
                                                                  .y_stride = cols,
                                                                  .x_stride = cols});
-}
-
-/* normed = norm_backbone(h_L) on label rows */
-static int backbone_output(struct head *head, const struct micro_batch *batch, const void *taps, int tap_rows) {
-  const struct model_config *config = &head->backbone->config;
-  size_t last = (size_t)config->layers * (size_t)tap_rows * (size_t)config->hidden;
-  TRY(pick(head, batch, head->picked, device_act_at(head->device, taps, last), config->hidden));
-  return device_rmsnorm(head->device, &(struct rmsnorm_args){.y = head->normed,
-                                                             .x = head->picked,
-                                                             .w = head->backbone->final_norm,
-                                                             .rows = batch->label_count,
-                                                             .cols = config->hidden,
-                                                             .epsilon = config->norm_epsilon});
 }
 
 /* lifted = U · norm_side(s_L) + b on label rows */
@@ -101,10 +86,11 @@ static const float *mix_weight(const struct side *side) {
   return side->layout.mix == SIDE_ABSENT ? NULL : side_master(side, side->layout.mix);
 }
 
-int head_forward(struct head *head, const struct micro_batch *batch, const void *taps, int tap_rows, const void *s) {
+int head_forward(struct head *head, const struct micro_batch *batch, const struct taps *taps, const void *s) {
   if (batch->label_count > head->capacity)
     return fail(ERR_INTERNAL, "%d label rows in a head for %d", batch->label_count, head->capacity);
-  TRY(backbone_output(head, batch, taps, tap_rows));
+  head->normed = taps->normed;
+  head->y = head->side ? head->mixed : head->normed;
   if (!head->side) return OK;
   TRY(side_output(head, batch, s));
   const struct side_shape *shape = &head->side->layout.shape;
@@ -125,7 +111,7 @@ static void *hidden_rows(const struct head *head, const void *block, int first) 
 
 int head_logits(struct head *head, int first, int count) {
   return device_frozen_logits(head->device, &(struct frozen_logits_args){.logits = head->logits,
-                                                                         .x = hidden_rows(head, head->mixed, first),
+                                                                         .x = hidden_rows(head, head->y, first),
                                                                          .weight = &head->backbone->head,
                                                                          .rows = count});
 }
@@ -157,13 +143,12 @@ int head_loss(struct head *head, const struct micro_batch *batch, struct gradien
   return OK;
 }
 
-/* The gradient of y, into the memory of the picked rows. */
 static int loss_backward(struct head *head, const struct micro_batch *batch, struct gradient_sums *sums) {
   for (int first = 0; first < batch->label_count; first += LOGIT_ROWS) {
     int count = chunk_rows(batch, first);
     TRY(chunk_loss(head, batch, first, count, head->dlogits, sums));
     TRY(device_frozen_input_grad(head->device,
-                                 &(struct frozen_input_grad_args){.dx = hidden_rows(head, head->picked, first),
+                                 &(struct frozen_input_grad_args){.dx = hidden_rows(head, head->dy, first),
                                                                   .dy = head->dlogits,
                                                                   .weight = &head->backbone->head,
                                                                   .rows = count}));
@@ -175,9 +160,9 @@ static int mix_backward(struct head *head, int rows) {
   struct side *side = head->side;
   int64_t weight = side->layout.mix;
   return device_mix_backward(
-      head->device, &(struct mix_backward_args){.dside = head->picked,
+      head->device, &(struct mix_backward_args){.dside = head->dy,
                                                 .dweight = weight == SIDE_ABSENT ? NULL : side_gradient(side, weight),
-                                                .dy = head->picked,
+                                                .dy = head->dy,
                                                 .h = head->normed,
                                                 .side = head->lifted,
                                                 .weight = mix_weight(side),
@@ -194,13 +179,13 @@ static int upsample_backward(struct head *head, int rows) {
   TRY(device_linear_weight_grad(head->device,
                                 &(struct linear_weight_grad_args){.dw = side_gradient(side, layout->upsample),
                                                                   .dbias = side_gradient(side, layout->upsample_bias),
-                                                                  .dy = head->picked,
+                                                                  .dy = head->dy,
                                                                   .x = head->s_normed,
                                                                   .rows = rows,
                                                                   .n = hidden,
                                                                   .k = width}));
   TRY(device_linear_input_grad(head->device, &(struct linear_input_grad_args){.dx = head->s_normed,
-                                                                              .dy = head->picked,
+                                                                              .dy = head->dy,
                                                                               .w = side_weight(side, layout->upsample),
                                                                               .rows = rows,
                                                                               .n = hidden,

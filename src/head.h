@@ -19,10 +19,11 @@ struct head {
   struct side *side; /**< NULL: the backbone alone, y = norm(h_L) */
   int capacity;
   /* act [capacity, hidden] */
-  void *picked; /**< label rows of h_L; afterwards the gradient of y */
-  void *normed; /**< norm_backbone of them */
-  void *lifted; /**< U · norm_side(s) + b */
-  void *mixed;  /**< y */
+  const void *normed; /**< norm_backbone(h_L) of the label rows: the taps' */
+  const void *y;      /**< `mixed`, or `normed` without a side network */
+  void *lifted;       /**< U · norm_side(s) + b */
+  void *mixed;        /**< mix of the two */
+  void *dy;           /**< gradient of y; training only */
   /* act [capacity, width]; rstd [capacity] */
   void *s_picked, *s_normed, *ds_picked;
   float *s_rstd;
@@ -34,8 +35,9 @@ struct head {
 int head_open(struct head *head, struct backbone *backbone, struct side *side, int capacity);
 void head_close(struct head *head);
 
-/** Computes y for the batch's label rows. `s`: act [rows, width] of side_forward(), unused without a side network. */
-int head_forward(struct head *head, const struct micro_batch *batch, const void *taps, int tap_rows, const void *s);
+/** Computes y for the batch's label rows. `s`: act [rows, width] of side_forward(), unused without a side network. The taps
+ *  must stay until head_backward(). */
+int head_forward(struct head *head, const struct micro_batch *batch, const struct taps *taps, const void *s);
 
 /** Logits of label rows first .. first + count (count ≤ LOGIT_ROWS) into head->logits. After head_forward(). */
 int head_logits(struct head *head, int first, int count);

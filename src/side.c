@@ -74,17 +74,13 @@ static int rotate(struct side *side, void *qkv, const struct micro_batch *batch,
                                                        .inverse = inverse});
 }
 
-static const void *tap_of(const struct side *side, const void *taps, int tap_rows, int l) {
-  return device_act_at(side->device, taps, (size_t)l * (size_t)tap_rows * (size_t)side->layout.shape.hidden);
-}
-
 static struct side_activations *set_of(const struct side *side, int l) {
   return &side->sets[l % side->set_count];
 }
 
 /* ---- downsample ----------------------------------------------------------------------------------------- */
 
-/* reduced = what the variant makes of h, [T, hidden] → [T, width] */
+/* reduced = what the variant makes of h, [T, hidden] → [T, width]; pooled taps are that already */
 static int reduce(struct side *side, const struct side_layer_layout *at, struct down_activations *down, const void *h,
                   int rows) {
   const struct side_shape *shape = &side->layout.shape;
@@ -101,15 +97,14 @@ static int reduce(struct side *side, const struct side_layer_layout *at, struct 
       return multiply(side, down->reduced, h, at->adapter_a, rows, shape->width, shape->hidden, SIDE_ABSENT, NULL);
     case DOWNSAMPLE_MAXPOOL:
     case DOWNSAMPLE_AVGPOOL:
-      return device_pool(side->device, &(struct pool_args){.y = down->reduced,
-                                                           .x = h,
-                                                           .rows = rows,
-                                                           .cols = shape->width,
-                                                           .window = shape->reduction,
-                                                           .maximum = shape->downsample == DOWNSAMPLE_MAXPOOL});
+      return OK;
   }
   return multiply(side, down->reduced, down->activated, at->adapter_b, rows, shape->width, shape->rank, SIDE_ABSENT,
                   NULL);
+}
+
+static const void *norm_input(const struct down_activations *down, const void *h) {
+  return down->reduced ? down->reduced : h;
 }
 
 static int down_forward(struct side *side, int l, struct down_activations *down, const void *h, int rows) {
@@ -118,7 +113,7 @@ static int down_forward(struct side *side, int l, struct down_activations *down,
   return device_layernorm(side->device, &(struct layernorm_args){.y = down->out,
                                                                  .mean = down->mean,
                                                                  .rstd = down->rstd,
-                                                                 .x = down->reduced,
+                                                                 .x = norm_input(down, h),
                                                                  .w = side_master(side, at->down_norm_w),
                                                                  .b = side_master(side, at->down_norm_b),
                                                                  .rows = rows,
@@ -151,7 +146,7 @@ static int down_backward(struct side *side, int l, const struct down_activations
                                                                   .dw = side_gradient(side, at->down_norm_w),
                                                                   .db = side_gradient(side, at->down_norm_b),
                                                                   .dy = d,
-                                                                  .x = down->reduced,
+                                                                  .x = norm_input(down, h),
                                                                   .w = side_master(side, at->down_norm_w),
                                                                   .mean = down->mean,
                                                                   .rstd = down->rstd,
@@ -265,15 +260,15 @@ static int attention_backward(struct side *side, int l, const struct micro_batch
 
 /* ---- the whole ------------------------------------------------------------------------------------------ */
 
-int side_forward(struct side *side, const struct micro_batch *batch, const void *taps, int tap_rows,
-                 struct kv_cache *cache, void **s_out) {
+int side_forward(struct side *side, const struct micro_batch *batch, const struct taps *taps, struct kv_cache *cache,
+                 void **s_out) {
   if (batch->rows > side->capacity)
     return fail(ERR_INTERNAL, "a micro-batch of %d rows in a side network for %d", batch->rows, side->capacity);
-  TRY(down_forward(side, 0, &side->embedding, tap_of(side, taps, tap_rows, 0), batch->rows));
+  TRY(down_forward(side, 0, &side->embedding, taps_layer(taps, side->device, 0), batch->rows));
   const void *s = side->embedding.out;
   for (int l = 0; l < side->layout.shape.layers; l++) {
     struct side_activations *a = set_of(side, l);
-    TRY(down_forward(side, l, &a->down, tap_of(side, taps, tap_rows, l + 1), batch->rows));
+    TRY(down_forward(side, l, &a->down, taps_layer(taps, side->device, l + 1), batch->rows));
     TRY(device_gate(side->device, &(struct gate_args){.u = a->u,
                                                       .d = a->down.out,
                                                       .s = s,
@@ -310,7 +305,7 @@ static int gate_backward(struct side *side, int l, int rows, const void *s_befor
                                                                          .cols = side->layout.shape.width});
 }
 
-int side_backward(struct side *side, const struct micro_batch *batch, const void *taps, int tap_rows, void *ds,
+int side_backward(struct side *side, const struct micro_batch *batch, const struct taps *taps, void *ds,
                   struct gradient_sums *sums) {
   const struct side_layout *layout = &side->layout;
   for (int l = layout->shape.layers - 1; l >= 0; l--) {
@@ -318,11 +313,11 @@ int side_backward(struct side *side, const struct micro_batch *batch, const void
     TRY(feed_forward_backward(side, l, batch->rows, ds));
     TRY(attention_backward(side, l, batch, ds));
     TRY(gate_backward(side, l, batch->rows, s_before, ds));
-    TRY(down_backward(side, l, &set_of(side, l)->down, tap_of(side, taps, tap_rows, l + 1), side->d_width,
+    TRY(down_backward(side, l, &set_of(side, l)->down, taps_layer(taps, side->device, l + 1), side->d_width,
                       batch->rows));
     TRY(side_collect(side, side_layer_begin(layout, l), side_layer_end(layout, l), sums));
   }
   /* The embedding's tap goes through layer 1's module once more: its gradients are collected a second time. */
-  TRY(down_backward(side, 0, &side->embedding, tap_of(side, taps, tap_rows, 0), ds, batch->rows));
+  TRY(down_backward(side, 0, &side->embedding, taps_layer(taps, side->device, 0), ds, batch->rows));
   return side_collect(side, side_layer_begin(layout, 0), layout->layers[0].gate, sums);
 }

@@ -19,6 +19,7 @@
 #include "backbone.h"
 #include "batch.h"
 #include "side_layout.h"
+#include "taps.h"
 
 /** The downsample modules' LayerNorm (torch's default). */
 #define SIDE_LAYER_NORM_EPSILON 1e-5f
@@ -27,7 +28,7 @@
 struct down_activations {
   void *low;          /**< [T, k] A · h (adapter, lora) */
   void *activated;    /**< [T, k] swish of it (adapter); the same memory as `low` for lora */
-  void *reduced;      /**< [T, width] before the LayerNorm */
+  void *reduced;      /**< [T, width] before the LayerNorm; NULL where the tap itself is that (pooling) */
   float *mean, *rstd; /**< [T] */
   void *out;          /**< [T, width] D(h) */
 };
@@ -80,12 +81,12 @@ void side_close(struct side *side);
 /** Sets the parameters from host fp32 [layout.size]. */
 int side_upload(struct side *side, const float *flat);
 
-/** *s_out: act [rows, width], s_L; valid until the next forward. Taps as backbone_forward() leaves them. */
-int side_forward(struct side *side, const struct micro_batch *batch, const void *taps, int tap_rows,
-                 struct kv_cache *cache, void **s_out);
+/** *s_out: act [rows, width], s_L; valid until the next forward. */
+int side_forward(struct side *side, const struct micro_batch *batch, const struct taps *taps, struct kv_cache *cache,
+                 void **s_out);
 
 /** ds: act [rows, width], the gradient of s_L; overwritten. Adds all gradients of the layers to `sums`. */
-int side_backward(struct side *side, const struct micro_batch *batch, const void *taps, int tap_rows, void *ds,
+int side_backward(struct side *side, const struct micro_batch *batch, const struct taps *taps, void *ds,
                   struct gradient_sums *sums);
 
 /** Parts of the flat buffers. */

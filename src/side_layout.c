@@ -73,6 +73,19 @@ int side_shape_make(struct side_shape *shape, const struct model_config *backbon
   return OK;
 }
 
+int side_taps_choose(const struct model_config *backbone, const struct options *options, enum tap_kind *kind,
+                     int *cols) {
+  int downsample, reduction = (int)options->reduction_factor;
+  TRY(choose("--downsample", options->downsample, downsample_names, &downsample));
+  if (backbone->hidden % reduction != 0)
+    return fail(ERR_USAGE, "--reduction-factor %d does not divide the hidden size %d", reduction, backbone->hidden);
+  struct side_shape shape = {
+      .hidden = backbone->hidden, .width = backbone->hidden / reduction, .downsample = (enum downsample)downsample};
+  *kind = side_tap_kind(&shape);
+  *cols = side_tap_cols(&shape);
+  return OK;
+}
+
 /* ---- layout --------------------------------------------------------------------------------------------- */
 
 enum { TENSORS_PER_LAYER = 17, TENSORS_OF_THE_HEAD = 4, GROUP_ALIGNMENT = 64 };

@@ -17,6 +17,9 @@
 
 enum downsample { DOWNSAMPLE_ADAPTER, DOWNSAMPLE_LORA, DOWNSAMPLE_LINEAR, DOWNSAMPLE_MAXPOOL, DOWNSAMPLE_AVGPOOL };
 
+/** What a side network reads of a hidden state: all of it, or what its gradient-free downsample makes of it. */
+enum tap_kind { TAPS_HIDDEN, TAPS_MAXPOOL, TAPS_AVGPOOL };
+
 /** d hidden size of the backbone, width = d / r, head_dim = width / heads. */
 struct side_shape {
   int layers, hidden, width, reduction;
@@ -33,9 +36,22 @@ static inline int side_qkv(const struct side_shape *shape) {
   return (shape->heads + 2 * shape->kv_heads) * shape->head_dim;
 }
 
+static inline enum tap_kind side_tap_kind(const struct side_shape *shape) {
+  return shape->downsample == DOWNSAMPLE_MAXPOOL   ? TAPS_MAXPOOL
+         : shape->downsample == DOWNSAMPLE_AVGPOOL ? TAPS_AVGPOOL
+                                                   : TAPS_HIDDEN;
+}
+static inline int side_tap_cols(const struct side_shape *shape) {
+  return side_tap_kind(shape) == TAPS_HIDDEN ? shape->hidden : shape->width;
+}
+
 /** Key/value heads: the backbone's number with its heads, otherwise the same number of queries a key where that divides.
  *  ERR_USAGE names the nearest reduction factor or number of heads that works. */
 int side_shape_make(struct side_shape *shape, const struct model_config *backbone, const struct options *options);
+
+/** The same of options that only say what taps are wanted. */
+int side_taps_choose(const struct model_config *backbone, const struct options *options, enum tap_kind *kind,
+                     int *cols);
 
 enum { SIDE_NAME = 80 };
 

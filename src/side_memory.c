@@ -30,7 +30,7 @@ static void cut_down(struct cutter *cutter, const struct side *side, struct down
   bool low_rank = shape->downsample == DOWNSAMPLE_ADAPTER || shape->downsample == DOWNSAMPLE_LORA;
   down->low = low_rank ? cut_act(cutter, side, shape->rank) : NULL;
   down->activated = shape->downsample == DOWNSAMPLE_ADAPTER ? cut_act(cutter, side, shape->rank) : down->low;
-  down->reduced = cut_act(cutter, side, shape->width);
+  down->reduced = side_tap_kind(shape) == TAPS_HIDDEN ? cut_act(cutter, side, shape->width) : NULL;
   down->mean = cut_float(cutter, side, 1);
   down->rstd = cut_float(cutter, side, 1);
   down->out = cut_act(cutter, side, shape->width);

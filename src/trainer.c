@@ -13,6 +13,7 @@
 #include "run_log.h"
 #include "run_state.h"
 #include "signals.h"
+#include "tap_store.h"
 
 struct trainer {
   struct engine *engine;
@@ -21,13 +22,16 @@ struct trainer {
   const struct training_data *data;
   struct optimizer optimizer;
   struct data_order order;
-  struct step_plan plan;
+  struct step_plan plan, next; /**< of the step at hand and the one after it */
+  int64_t planned;             /**< the step `plan` is of; 0: none yet */
   struct run_state run;
   struct run_log log;
   enum schedule schedule;
   int64_t places; /**< rows the run takes in all, epochs counted in */
   int64_t steps;  /**< steps of the run */
   void *ds;       /**< act [capacity, width] gradient of s_L */
+  struct tap_store taps;
+  bool has_taps;
 };
 
 /* ---- set-up --------------------------------------------------------------------------------------------- */
@@ -65,6 +69,15 @@ static int check_ranks(struct trainer *trainer) {
   return OK;
 }
 
+static int open_taps(struct trainer *trainer) {
+  struct engine *engine = trainer->engine;
+  const struct options *options = trainer->options;
+  if (!options->taps) return OK;
+  trainer->has_taps = true;
+  return tap_store_open(&trainer->taps, options->taps, strcmp(options->tap_format, "int8") == 0, &engine->source,
+                        engine->digest, &trainer->data->train, trainer->comm);
+}
+
 static int open_trainer(struct trainer *trainer) {
   struct engine *engine = trainer->engine;
   TRY(count_steps(trainer));
@@ -73,7 +86,9 @@ static int open_trainer(struct trainer *trainer) {
   TRY(device_allocate(engine->device, MEMORY_SIDE, &trainer->ds, ds_bytes(trainer)));
   TRY(data_order_open(&trainer->order, trainer->data->train.rows, (uint64_t)trainer->options->seed, true));
   TRY(step_plan_open(&trainer->plan, (int)trainer->options->global_batch));
+  TRY(step_plan_open(&trainer->next, (int)trainer->options->global_batch));
   TRY(check_ranks(trainer));
+  TRY(open_taps(trainer));
   return run_state_open(&trainer->run, &trainer->optimizer, trainer->options, engine->digest,
                         trainer->data->train.digest);
 }
@@ -81,13 +96,43 @@ static int open_trainer(struct trainer *trainer) {
 static void close_trainer(struct trainer *trainer) {
   run_log_close(&trainer->log);
   run_state_close(&trainer->run);
+  tap_store_close(&trainer->taps);
   step_plan_close(&trainer->plan);
+  step_plan_close(&trainer->next);
   data_order_close(&trainer->order);
   if (trainer->ds) device_release(trainer->engine->device, MEMORY_SIDE, &trainer->ds, ds_bytes(trainer));
   optimizer_close(&trainer->optimizer);
 }
 
 /* ---- one step ------------------------------------------------------------------------------------------- */
+
+/* This rank's first micro-batch from `i` on; micro_batches when it has none. */
+static int own_micro_batch(const struct trainer *trainer, const struct step_plan *plan, int i) {
+  while (i < plan->micro_batches && plan->owner[i] != trainer->comm->rank) i++;
+  return i;
+}
+
+/* What this rank runs after micro-batch i of the step is read ahead. */
+static void expect_next(struct trainer *trainer, int i) {
+  const struct step_plan *plan = &trainer->plan;
+  i = own_micro_batch(trainer, plan, i + 1);
+  if (i == plan->micro_batches && trainer->planned < trainer->steps) {
+    plan = &trainer->next;
+    i = own_micro_batch(trainer, plan, 0);
+  }
+  if (i < plan->micro_batches)
+    tap_store_expect(&trainer->taps, plan->rows + plan->start[i], plan->start[i + 1] - plan->start[i]);
+}
+
+static int make_taps(struct trainer *trainer, int i) {
+  struct engine *engine = trainer->engine;
+  const struct step_plan *plan = &trainer->plan;
+  if (!trainer->has_taps) return tap_source_run(&engine->source, &engine->batch, NULL, &engine->taps);
+  TRY(tap_store_run(&trainer->taps, &engine->batch, plan->rows + plan->start[i], plan->start[i + 1] - plan->start[i],
+                    &engine->taps));
+  expect_next(trainer, i);
+  return OK;
+}
 
 static int run_micro_batch(struct trainer *trainer, int i) {
   struct engine *engine = trainer->engine;
@@ -97,16 +142,18 @@ static int run_micro_batch(struct trainer *trainer, int i) {
                        plan->start[i + 1] - first));
   if (engine->batch.label_count == 0) return OK; /* no label, no gradient */
   void *s;
-  TRY(engine_forward(engine, NULL, NULL, &s));
+  TRY(make_taps(trainer, i));
+  TRY(engine_follow(engine, NULL, &s));
   TRY(head_backward(&engine->head, &engine->batch, trainer->ds, &engine->sums));
-  return side_backward(&engine->side, &engine->batch, engine->taps, engine->capacity, trainer->ds, &engine->sums);
+  return side_backward(&engine->side, &engine->batch, &engine->taps, trainer->ds, &engine->sums);
 }
 
 static int run_micro_batches(struct trainer *trainer) {
   struct engine *engine = trainer->engine;
   TRY(device_zero(engine->device, engine->sums.sums, (engine->sums.size + 2) * sizeof(int64_t)));
-  for (int i = 0; i < trainer->plan.micro_batches; i++)
-    if (trainer->plan.owner[i] == trainer->comm->rank) TRY(run_micro_batch(trainer, i));
+  const struct step_plan *plan = &trainer->plan;
+  for (int i = own_micro_batch(trainer, plan, 0); i < plan->micro_batches; i = own_micro_batch(trainer, plan, i + 1))
+    TRY(run_micro_batch(trainer, i));
   return OK;
 }
 
@@ -123,14 +170,40 @@ static void describe_plan(struct trainer *trainer, struct step_facts *facts) {
   facts->flops = engine_flops(trainer->engine, facts->tokens, facts->label_tokens, squares);
 }
 
+/* Rows the run has taken after this step. */
+static int64_t places_after(const struct trainer *trainer, int64_t step) {
+  int64_t places = step * trainer->options->global_batch;
+  return places < trainer->places ? places : trainer->places;
+}
+
+static int plan_step(struct trainer *trainer, int64_t step, struct step_plan *plan) {
+  int64_t first = places_after(trainer, step - 1);
+  return step_plan_make(plan, &trainer->data->train, &trainer->order, first, (int)(places_after(trainer, step) - first),
+                        trainer->engine->capacity, trainer->comm->size);
+}
+
+/* `plan` is the step's, `next` the one's after it. */
+static int plan_ahead(struct trainer *trainer, int64_t step) {
+  if (trainer->planned == step - 1 && trainer->planned > 0) {
+    struct step_plan done = trainer->plan;
+    trainer->plan = trainer->next;
+    trainer->next = done;
+  } else {
+    TRY(plan_step(trainer, step, &trainer->plan));
+  }
+  trainer->planned = step;
+  return step < trainer->steps ? plan_step(trainer, step + 1, &trainer->next) : OK;
+}
+
 static int run_step(struct trainer *trainer, int64_t step, struct step_facts *facts) {
   struct engine *engine = trainer->engine;
   const struct options *options = trainer->options;
-  int64_t first = (step - 1) * options->global_batch;
-  int count = (int)(trainer->places - first < options->global_batch ? trainer->places - first : options->global_batch);
   double begin = clock_seconds();
-  TRY(step_plan_make(&trainer->plan, &trainer->data->train, &trainer->order, first, count, engine->capacity,
-                     trainer->comm->size));
+  TRY(plan_ahead(trainer, step));
+  int64_t rows = trainer->data->train.rows;
+  if (trainer->has_taps)
+    TRY(tap_store_enter(&trainer->taps, places_after(trainer, step - 1) / rows,
+                        (places_after(trainer, step) - 1) / rows));
   TRY(run_micro_batches(trainer));
   TRY(fail_at(engine_reduce(engine, trainer->comm), "step %lld", (long long)step));
   int64_t labels = trainer->plan.label_tokens > 0 ? trainer->plan.label_tokens : 1;
@@ -139,7 +212,7 @@ static int run_step(struct trainer *trainer, int64_t step, struct step_facts *fa
   facts->loss = engine_loss(engine) / (double)labels;
   facts->seconds = clock_seconds() - begin;
   facts->step = step;
-  facts->epoch = (double)(first + count) / (double)trainer->data->train.rows;
+  facts->epoch = (double)places_after(trainer, step) / (double)rows;
   describe_plan(trainer, facts);
   return OK;
 }
@@ -214,8 +287,7 @@ static int stop_at_start(struct trainer *trainer) {
   return STOPPED;
 }
 
-static int run_all(struct trainer *trainer) {
-  TRY(start(trainer));
+static int run_steps(struct trainer *trainer) {
   TRY(stop_at_start(trainer));
   bool stop = false;
   for (int64_t step = trainer->run.state.step + 1; step <= trainer->steps; step++) {
@@ -224,6 +296,14 @@ static int run_all(struct trainer *trainer) {
     TRY(run_log_step(&trainer->log, &facts));
     TRY(finish_step(trainer, step, &stop));
   }
+  return OK;
+}
+
+static int run_all(struct trainer *trainer) {
+  TRY(start(trainer));
+  int status = run_steps(trainer);
+  if (trainer->has_taps && (status == OK || status == STOPPED)) TRY(tap_store_finish(&trainer->taps));
+  TRY(status);
   return run_log_end(&trainer->log, trainer->run.state.best_step);
 }
 

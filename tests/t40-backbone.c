@@ -30,7 +30,7 @@ static void check_taps(struct tiny *tiny, const struct tiny_path *path, const st
   size_t layers = (size_t)tiny->backbone.config.layers + 1, hidden = (size_t)tiny->backbone.config.hidden;
   size_t rows = (size_t)tiny->batch.rows, stride = (size_t)tiny->backbone.capacity * hidden;
   float *want = reference_read(reference, prefix, "taps", layers * rows * hidden);
-  float *got = tiny_activations(tiny, tiny->taps, layers * stride);
+  float *got = tiny_activations(tiny, tiny->taps.rows, layers * stride);
   double worst = 0;
   for (size_t l = 0; l < layers; l++) {
     double error = worst_row(got + l * stride, want + l * rows * hidden, rows, hidden);

@@ -45,7 +45,9 @@ struct tiny {
   struct head head;
   struct micro_batch batch;
   bool has_side;
-  void *taps, *ds;   /**< act [layers + 1, TINY_ROWS, hidden], [TINY_ROWS, width] */
+  struct tap_source source;
+  struct taps taps;
+  void *ds;          /**< act [TINY_ROWS, width] */
   void *s;           /**< s_L of the last forward pass */
   size_t own_memory; /**< workspace of the device itself */
   struct gradient_sums sums;
@@ -153,9 +155,6 @@ static inline void tiny_open_backbone(struct tiny *tiny, const struct tiny_path 
   tiny->own_memory = tiny->device->allocated[MEMORY_WORKSPACE];
   CHECK_OK(backbone_open(&tiny->backbone, tiny->device, file, rows, positions));
   CHECK_OK(micro_batch_open(&tiny->batch, tiny->device, rows, TINY_SAMPLES));
-  const struct model_config *config = &tiny->backbone.config;
-  size_t taps = (size_t)(config->layers + 1) * (size_t)rows * (size_t)config->hidden;
-  CHECK_OK(device_allocate(tiny->device, MEMORY_TAPS, &tiny->taps, device_act_bytes(tiny->device, taps)));
   backbone_file_close(&file);
 }
 
@@ -174,16 +173,20 @@ static inline void tiny_open_side(struct tiny *tiny, const struct options *optio
   tiny->has_side = true;
 }
 
-/** After the side network, if there is to be one. */
+/** The source of taps and the head, after the side network, if there is to be one. */
 static inline void tiny_open_head(struct tiny *tiny) {
+  const struct side_shape *shape = &tiny->side.layout.shape;
+  enum tap_kind kind = tiny->has_side ? side_tap_kind(shape) : TAPS_HIDDEN;
+  int cols = tiny->has_side ? side_tap_cols(shape) : tiny->backbone.config.hidden;
+  CHECK_OK(tap_source_open(&tiny->source, &tiny->backbone, kind, cols));
   CHECK_OK(head_open(&tiny->head, &tiny->backbone, tiny->has_side ? &tiny->side : NULL, tiny->backbone.capacity));
 }
 
 static inline void tiny_close(struct tiny *tiny) {
   struct device *device = tiny->device;
-  const struct model_config *config = &tiny->backbone.config;
   size_t rows = (size_t)tiny->backbone.capacity;
   head_close(&tiny->head);
+  tap_source_close(&tiny->source);
   if (tiny->has_side) {
     size_t ds = device_act_bytes(device, rows * (size_t)tiny->side.layout.shape.width);
     device_release(device, MEMORY_SIDE, &tiny->ds, ds);
@@ -191,8 +194,6 @@ static inline void tiny_close(struct tiny *tiny) {
     device_release(device, MEMORY_OPTIMIZER, &tiny->sums.faults, sizeof(int64_t));
     side_close(&tiny->side);
   }
-  size_t taps = (size_t)(config->layers + 1) * rows * (size_t)config->hidden;
-  device_release(device, MEMORY_TAPS, &tiny->taps, device_act_bytes(device, taps));
   micro_batch_close(&tiny->batch, device);
   backbone_close(&tiny->backbone);
   for (int kind = 0; kind < MEMORY_KINDS; kind++)
@@ -252,17 +253,16 @@ static inline void tiny_score_all(struct tiny *tiny) {
 }
 
 static inline void tiny_forward(struct tiny *tiny, struct kv_cache *cache, struct kv_cache *side_cache) {
-  int rows = tiny->backbone.capacity;
-  CHECK_OK(backbone_forward(&tiny->backbone, &tiny->batch, tiny->taps, rows, cache));
-  if (tiny->has_side) CHECK_OK(side_forward(&tiny->side, &tiny->batch, tiny->taps, rows, side_cache, &tiny->s));
-  CHECK_OK(head_forward(&tiny->head, &tiny->batch, tiny->taps, rows, tiny->s));
+  CHECK_OK(tap_source_run(&tiny->source, &tiny->batch, cache, &tiny->taps));
+  if (tiny->has_side) CHECK_OK(side_forward(&tiny->side, &tiny->batch, &tiny->taps, side_cache, &tiny->s));
+  CHECK_OK(head_forward(&tiny->head, &tiny->batch, &tiny->taps, tiny->s));
 }
 
 /** Forward and backward of the loaded micro-batch, added to the sums. */
 static inline void tiny_train(struct tiny *tiny) {
   tiny_forward(tiny, NULL, NULL);
   CHECK_OK(head_backward(&tiny->head, &tiny->batch, tiny->ds, &tiny->sums));
-  CHECK_OK(side_backward(&tiny->side, &tiny->batch, tiny->taps, tiny->backbone.capacity, tiny->ds, &tiny->sums));
+  CHECK_OK(side_backward(&tiny->side, &tiny->batch, &tiny->taps, tiny->ds, &tiny->sums));
 }
 
 static inline void tiny_zero_sums(struct tiny *tiny) {

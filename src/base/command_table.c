@@ -38,6 +38,10 @@ const struct command_info command_table[COMMAND_COUNT] = {
                         .most_arguments = 1 << 20,
                         .summary = "draw runs as one HTML page and a picture, side by side",
                         .example = "qst-mpi report run another-run --out report"},
+    [COMMAND_TAPS] = {.name = "taps",
+                      .arguments = "",
+                      .summary = "fill a tap store without training, or check the rows it has",
+                      .example = "mpirun -n 2 qst-mpi taps --backbone backbone.h5 --data train.h5 --taps store"},
 };
 
 const struct option_rule rule_table[] = {
@@ -48,6 +52,7 @@ const struct option_rule rule_table[] = {
     {COMMAND_TRAIN, RULE_EXCLUDES, "downsample", "linear", "rank"},
     {COMMAND_TRAIN, RULE_EXCLUDES, "downsample", "maxpool", "rank"},
     {COMMAND_TRAIN, RULE_EXCLUDES, "downsample", "avgpool", "rank"},
+    {COMMAND_TRAIN, RULE_NEEDS, "tap-format", NULL, "taps"},
     {COMMAND_TRAIN, RULE_NEEDS, "eval-every", NULL, "eval-data"},
     {COMMAND_GENERATE, RULE_EXCLUDES, "prompt", NULL, "in"},
     {COMMAND_GENERATE, RULE_ONE_OF, "prompt", NULL, "in"},

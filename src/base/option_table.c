@@ -8,7 +8,8 @@
 #define EXPORT      IN(COMMAND_EXPORT)
 #define INSPECT     IN(COMMAND_INSPECT)
 #define REPORT      IN(COMMAND_REPORT)
-#define COMPUTES    (TRAIN | EVAL | GENERATE)
+#define TAPS        IN(COMMAND_TAPS)
+#define COMPUTES    (TRAIN | EVAL | GENERATE | TAPS)
 #define ALL         (IN(COMMAND_COUNT) - 1)
 
 #define FIELD(name) .offset = offsetof(struct options, name)
@@ -61,8 +62,8 @@ const struct option option_table[] = {
      .type = OPTION_TEXT,
      FIELD(data),
      .value = "FILE",
-     .commands = TRAIN | EVAL,
-     .required = TRAIN | EVAL,
+     .commands = TRAIN | EVAL | TAPS,
+     .required = TRAIN | EVAL | TAPS,
      .help = "token file, made by tokenize"},
     {.name = "eval-data",
      .group = files,
@@ -71,6 +72,14 @@ const struct option option_table[] = {
      .value = "FILE",
      .commands = TRAIN,
      .help = "token file with held-out rows to evaluate on"},
+    {.name = "taps",
+     .group = files,
+     .type = OPTION_TEXT,
+     FIELD(taps),
+     .value = "DIR",
+     .commands = TRAIN | TAPS,
+     .required = TAPS,
+     .help = "keep what the backbone says of each row in this folder, and replay it in later epochs and runs"},
     {.name = "out",
      .group = files,
      .type = OPTION_TEXT,
@@ -144,7 +153,7 @@ const struct option option_table[] = {
      .initial = "16",
      .minimum = 1,
      .maximum = 1024,
-     .commands = TRAIN,
+     .commands = TRAIN | TAPS,
      .numbers = true,
      .help = "the side network's hidden size is the backbone's divided by R"},
     {.name = "downsample",
@@ -154,7 +163,7 @@ const struct option option_table[] = {
      .value = "KIND",
      .initial = "adapter",
      CHOICES("adapter", "lora", "linear", "maxpool", "avgpool"),
-     .commands = TRAIN,
+     .commands = TRAIN | TAPS,
      .numbers = true,
      .help = "how the backbone's hidden states are brought to the side network's size"},
     {.name = "rank",
@@ -243,7 +252,7 @@ const struct option option_table[] = {
      .initial = "2048",
      .minimum = 16,
      .maximum = 1 << 24,
-     .commands = TRAIN | EVAL,
+     .commands = TRAIN | EVAL | TAPS,
      .numbers = true,
      .help = "rows are packed into micro-batches of at most N tokens; memory grows with it"},
     {.name = "lr",
@@ -385,6 +394,17 @@ const struct option option_table[] = {
      .initial = "off",
      .commands = TRAIN,
      .help = "go on from the newest complete checkpoint of the run folder, on any number of ranks"},
+
+    {.name = "tap-format",
+     .group = training,
+     .type = OPTION_TEXT,
+     FIELD(tap_format),
+     .value = "FORMAT",
+     .initial = "exact",
+     CHOICES("exact", "int8"),
+     .commands = TRAIN | TAPS,
+     .numbers = true,
+     .help = "numbers of the --taps: as they are, or rounded to 8 bits in half the space (also while running live)"},
 
     {.name = "prompt",
      .group = answers,

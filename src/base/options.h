@@ -20,6 +20,7 @@ enum command {
   COMMAND_EXPORT,
   COMMAND_INSPECT,
   COMMAND_REPORT,
+  COMMAND_TAPS,
   COMMAND_COUNT
 };
 
@@ -30,7 +31,7 @@ struct options {
   int argument_count;
 
   /* files */
-  char *model, *out, *in, *backbone, *side, *data, *eval_data;
+  char *model, *out, *in, *backbone, *side, *data, *eval_data, *taps;
   /* quantize */
   char *format; /**< nf4 | fp4 | bf16 */
   bool double_quant;
@@ -52,6 +53,7 @@ struct options {
   int64_t seed;
   int64_t save_every, keep, eval_every; /**< steps; 0 = only at the end (save), never before the end (eval) */
   bool resume;
+  char *tap_format; /**< exact | int8 */
   /* generation */
   char *prompt;
   double temperature, top_p;

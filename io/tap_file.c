@@ -1,0 +1,179 @@
+#include "io/tap_file.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+
+/* ---- planes --------------------------------------------------------------------------------------------- */
+
+static const char *const plane_names[] = {
+    [TAP_PLANE_TAPS] = "/taps", [TAP_PLANE_SCALES] = "/scales", [TAP_PLANE_NORMED] = "/normed"};
+
+const char *tap_plane_name(enum tap_plane plane) {
+  return plane_names[plane];
+}
+
+uint64_t tap_plane_cols(const struct tap_format *format, enum tap_plane plane) {
+  uint64_t taps = (uint64_t)format->layers + 1, cols = (uint64_t)format->cols;
+  if (plane == TAP_PLANE_NORMED) return (uint64_t)format->hidden;
+  if (plane == TAP_PLANE_TAPS) return taps * cols;
+  return format->int8 ? taps * ((cols + TAP_BLOCK - 1) / TAP_BLOCK) : 0;
+}
+
+enum h5_type tap_plane_type(const struct tap_format *format, enum tap_plane plane) {
+  if (plane == TAP_PLANE_SCALES) return H5_F32;
+  if (plane == TAP_PLANE_TAPS && format->int8) return H5_U8;
+  return format->act == DTYPE_BF16 ? H5_U16 : H5_F32;
+}
+
+size_t tap_plane_bytes(const struct tap_format *format, enum tap_plane plane) {
+  return tap_plane_cols(format, plane) * h5_type_size(tap_plane_type(format, plane));
+}
+
+int tap_planes_make(struct tap_planes *planes, const struct tap_format *format, int64_t tokens, int64_t labels) {
+  *planes = (struct tap_planes){0};
+  for (int p = 0; p < TAP_PLANES; p++)
+    TRY(memory_array(&planes->at[p], (size_t)tap_plane_lines((enum tap_plane)p, tokens, labels) + 1,
+                     tap_plane_bytes(format, (enum tap_plane)p)));
+  return OK;
+}
+
+void tap_planes_free(struct tap_planes *planes) {
+  for (int p = 0; p < TAP_PLANES; p++) free(planes->at[p]);
+  *planes = (struct tap_planes){0};
+}
+
+struct tap_planes tap_planes_at(const struct tap_format *format, const struct tap_planes *planes, int64_t token,
+                                int64_t label) {
+  struct tap_planes out;
+  for (int p = 0; p < TAP_PLANES; p++)
+    out.at[p] = planes->at[p] +
+                (size_t)tap_plane_lines((enum tap_plane)p, token, label) * tap_plane_bytes(format, (enum tap_plane)p);
+  return out;
+}
+
+int tap_planes_hash(const struct tap_format *format, const struct tap_planes *planes, int64_t tokens, int64_t labels,
+                    struct hash_text *out) {
+  struct hash_state *hash;
+  TRY(hash_begin(&hash));
+  for (int p = 0; p < TAP_PLANES; p++)
+    hash_more(hash, planes->at[p],
+              (size_t)tap_plane_lines((enum tap_plane)p, tokens, labels) * tap_plane_bytes(format, (enum tap_plane)p));
+  *out = hash_digest(hash);
+  hash_end(&hash);
+  return OK;
+}
+
+/* ---- identity ------------------------------------------------------------------------------------------- */
+
+/* One fact of a format as text, and what to say where a store has another. */
+struct fact {
+  const char *name, *meaning;
+  char text[40];
+};
+
+enum { FACTS = 9 };
+
+static void list_facts(const struct tap_format *format, struct fact facts[FACTS]) {
+  const char *act = format->act == DTYPE_BF16 ? "bf16" : "f32";
+  const struct fact list[FACTS] = {{.name = "backbone", .meaning = "of another backbone"},
+                                   {.name = "data", .meaning = "of other data"},
+                                   {.name = "kind", .meaning = "for another --downsample"},
+                                   {.name = "layers", .meaning = "of another number of layers"},
+                                   {.name = "hidden", .meaning = "of another hidden size"},
+                                   {.name = "cols", .meaning = "for another --reduction-factor"},
+                                   {.name = "window", .meaning = "for another --reduction-factor"},
+                                   {.name = "act", .meaning = "of another --act"},
+                                   {.name = "numbers", .meaning = "in another --tap-format"}};
+  memcpy(facts, list, sizeof list);
+  snprintf(facts[0].text, sizeof facts->text, "%s", format->backbone);
+  snprintf(facts[1].text, sizeof facts->text, "%s", format->data);
+  snprintf(facts[2].text, sizeof facts->text, "%s", format->kind);
+  const int sizes[] = {format->layers, format->hidden, format->cols, format->window};
+  for (int i = 0; i < 4; i++) snprintf(facts[3 + i].text, sizeof facts->text, "%d", sizes[i]);
+  snprintf(facts[7].text, sizeof facts->text, "%s", act);
+  snprintf(facts[8].text, sizeof facts->text, "%s", format->int8 ? "int8" : act);
+}
+
+int tap_format_write(struct h5_file *file, const struct tap_format *format) {
+  struct fact facts[FACTS];
+  list_facts(format, facts);
+  for (int i = 0; i < FACTS; i++) TRY(h5_set_text(file, "/", facts[i].name, facts[i].text));
+  return h5_set_text(file, "/", "writer", h5_libraries());
+}
+
+int tap_format_check(struct h5_file *file, const struct tap_format *format) {
+  struct fact facts[FACTS];
+  list_facts(format, facts);
+  for (int i = 0; i < FACTS; i++) {
+    char *found;
+    TRY(h5_get_text(file, "/", facts[i].name, &found));
+    int status = OK;
+    if (strcmp(found, facts[i].text) != 0)
+      status = fail(ERR_INPUT, "%s: holds taps %s (%s %.32s, needed is %s): give another --taps folder", h5_path(file),
+                    facts[i].meaning, facts[i].name, found, facts[i].text);
+    free(found);
+    TRY(status);
+  }
+  return OK;
+}
+
+/* ---- int8 ----------------------------------------------------------------------------------------------- */
+
+static void encode_block(const float *x, int count, int8_t *codes, float *scale) {
+  float largest = 0;
+  for (int i = 0; i < count; i++) {
+    float magnitude = x[i] < 0 ? -x[i] : x[i];
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  *scale = largest / 127;
+  float inverse = largest > 0 ? 127 / largest : 0;
+  for (int i = 0; i < count; i++) {
+    float scaled = x[i] * inverse;
+    codes[i] = (int8_t)(scaled < 0 ? scaled - 0.5f : scaled + 0.5f);
+  }
+}
+
+static void load_block(enum dtype act, const void *x, size_t at, int count, float *out) {
+  if (act == DTYPE_F32)
+    memcpy(out, (const float *)x + at, (size_t)count * sizeof *out);
+  else
+    for (int i = 0; i < count; i++) out[i] = bf16_to_float(((const bf16 *)x)[at + (size_t)i]);
+}
+
+static void store_block(enum dtype act, const int8_t *codes, float scale, int count, void *x, size_t at) {
+  if (act == DTYPE_F32)
+    for (int i = 0; i < count; i++) ((float *)x)[at + (size_t)i] = (float)codes[i] * scale;
+  else
+    for (int i = 0; i < count; i++) ((bf16 *)x)[at + (size_t)i] = float_to_bf16((float)codes[i] * scale);
+}
+
+static int block_size(const struct tap_format *format, int first) {
+  return format->cols - first < TAP_BLOCK ? format->cols - first : TAP_BLOCK;
+}
+
+void tap_encode(const struct tap_format *format, const void *taps, int64_t tokens, const struct tap_planes *planes) {
+  float *scale = (float *)(void *)planes->at[TAP_PLANE_SCALES];
+  size_t at = 0;
+  for (int64_t tap = 0; tap < tokens * (format->layers + 1); tap++)
+    for (int first = 0; first < format->cols; first += TAP_BLOCK) {
+      float block[TAP_BLOCK];
+      int count = block_size(format, first);
+      load_block(format->act, taps, at, count, block);
+      encode_block(block, count, (int8_t *)planes->at[TAP_PLANE_TAPS] + at, scale++);
+      at += (size_t)count;
+    }
+}
+
+void tap_decode(const struct tap_format *format, const struct tap_planes *planes, int64_t tokens, void *taps) {
+  const float *scale = (const float *)(const void *)planes->at[TAP_PLANE_SCALES];
+  size_t at = 0;
+  for (int64_t tap = 0; tap < tokens * (format->layers + 1); tap++)
+    for (int first = 0; first < format->cols; first += TAP_BLOCK) {
+      int count = block_size(format, first);
+      store_block(format->act, (const int8_t *)planes->at[TAP_PLANE_TAPS] + at, *scale++, count, taps, at);
+      at += (size_t)count;
+    }
+}

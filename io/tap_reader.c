@@ -1,0 +1,259 @@
+#include "io/tap_reader.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "io/chat.h"
+#include "io/tap_reader_internal.h"
+
+enum { MOST_DESCRIPTORS = 128 };
+
+int64_t tap_row_tokens(const struct token_file *data, int64_t row) {
+  return data->offsets[row + 1] - data->offsets[row];
+}
+
+int64_t tap_row_labels(const struct token_file *data, int64_t row) {
+  int64_t count = 0;
+  for (int64_t i = data->offsets[row] + 1; i < data->offsets[row + 1]; i++) count += data->labels[i] != LABEL_NONE;
+  return count;
+}
+
+int tap_reader_open(struct tap_reader **out, const char *folder, const struct tap_format *format,
+                    const struct token_file *data) {
+  TRY(memory_array(out, 1, sizeof **out));
+  struct tap_reader *reader = *out;
+  reader->format = *format;
+  reader->data = data;
+  reader->folder = strdup(folder);
+  if (!reader->folder) return fail(ERR_MEMORY, "not enough memory for a path");
+  return memory_array(&reader->places, (size_t)data->rows, sizeof *reader->places);
+}
+
+static void free_segment(struct tap_segment *segment) {
+  if (segment->descriptor >= 0) close(segment->descriptor);
+  free(segment->name);
+  free(segment->rows);
+  free(segment->tokens);
+  free(segment->labels);
+  free(segment->hashes);
+}
+
+void tap_reader_close(struct tap_reader **reader) {
+  struct tap_reader *r = *reader;
+  if (!r) return;
+  for (int i = 0; i < r->segment_count; i++) free_segment(&r->segments[i]);
+  free(r->segments);
+  free(r->places);
+  free(r->folder);
+  free(r);
+  *reader = NULL;
+}
+
+/* ---- one segment ---------------------------------------------------------------------------------------- */
+
+/* The lists of a segment agree with the token file, row by row. */
+static int check_lists(const struct tap_reader *reader, const struct tap_segment *segment, const char *path) {
+  bool good = segment->tokens[0] == 0 && segment->labels[0] == 0;
+  for (int64_t i = 0; good && i < segment->count; i++) {
+    int64_t row = segment->rows[i];
+    good = row >= 0 && row < reader->data->rows &&
+           segment->tokens[i + 1] - segment->tokens[i] == tap_row_tokens(reader->data, row) &&
+           segment->labels[i + 1] - segment->labels[i] == tap_row_labels(reader->data, row);
+  }
+  return good ? OK : fail(ERR_INPUT, "%s: its rows are not those of the data", path);
+}
+
+static int read_lists(struct tap_segment *segment, struct h5_file *file) {
+  enum h5_type type;
+  uint64_t rows, cols;
+  TRY(h5_shape(file, "/rows", &type, &rows, &cols));
+  if (cols != 0 || rows == 0 || rows > INT32_MAX) return fail(ERR_INPUT, "%s: /rows is no list", h5_path(file));
+  TRY(memory_array(&segment->rows, rows, sizeof *segment->rows));
+  TRY(memory_array(&segment->tokens, rows + 1, sizeof *segment->tokens));
+  TRY(memory_array(&segment->labels, rows + 1, sizeof *segment->labels));
+  TRY(memory_array(&segment->hashes, rows, 32));
+  TRY(h5_read(file, "/rows", H5_I64, rows, 0, segment->rows));
+  TRY(h5_read(file, "/tokens", H5_I64, rows + 1, 0, segment->tokens));
+  TRY(h5_read(file, "/labels", H5_I64, rows + 1, 0, segment->labels));
+  TRY(h5_read(file, "/hashes", H5_U8, rows, 32, segment->hashes));
+  segment->count = (int64_t)rows;
+  return OK;
+}
+
+static int find_planes(const struct tap_reader *reader, struct tap_segment *segment, struct h5_file *file) {
+  for (int p = 0; p < TAP_PLANES; p++) {
+    enum tap_plane plane = (enum tap_plane)p;
+    uint64_t cols = tap_plane_cols(&reader->format, plane);
+    int64_t lines = tap_plane_lines(plane, segment->tokens[segment->count], segment->labels[segment->count]);
+    if (cols > 0)
+      TRY(h5_offset(file, tap_plane_name(plane), tap_plane_type(&reader->format, plane), (uint64_t)lines, cols,
+                    &segment->offsets[p]));
+  }
+  return OK;
+}
+
+/* ERR_INPUT with *foreign when it is whole but not ours. */
+static int read_segment(const struct tap_reader *reader, struct tap_segment *segment, const char *path, bool *foreign) {
+  struct h5_file *file;
+  struct stat info;
+  TRY(h5_open(&file, path, "qst-taps", TAP_VERSION));
+  int status = tap_format_check(file, &reader->format);
+  *foreign = status != OK;
+  if (status == OK) status = read_lists(segment, file);
+  if (status == OK) status = check_lists(reader, segment, path);
+  if (status == OK) status = find_planes(reader, segment, file);
+  if (status == OK && stat(path, &info) == 0) segment->bytes = (int64_t)info.st_size;
+  h5_close(&file);
+  return status;
+}
+
+static void place_rows(struct tap_reader *reader, const struct tap_segment *segment) {
+  for (int64_t i = 0; i < segment->count; i++) {
+    struct tap_place *place = &reader->places[segment->rows[i]];
+    if (place->segment) continue;
+    *place = (struct tap_place){.segment = reader->segment_count, .index = (int32_t)i};
+    reader->row_count++;
+  }
+}
+
+static int add_segment(struct tap_reader *reader, const char *name) {
+  if (reader->segment_count == reader->segment_capacity) {
+    int capacity = reader->segment_capacity ? 2 * reader->segment_capacity : 16;
+    struct tap_segment *grown = realloc(reader->segments, (size_t)capacity * sizeof *grown);
+    if (!grown) return fail(ERR_MEMORY, "not enough memory for a list of segments");
+    reader->segments = grown;
+    reader->segment_capacity = capacity;
+  }
+  struct tap_segment *segment = &reader->segments[reader->segment_count++];
+  *segment = (struct tap_segment){.descriptor = -1, .name = strdup(name)};
+  if (!segment->name) return fail(ERR_MEMORY, "not enough memory for a path");
+  char *path;
+  bool foreign = false;
+  TRY(file_join(reader->folder, name, &path));
+  int status = read_segment(reader, segment, path, &foreign);
+  free(path);
+  if (status == OK) {
+    place_rows(reader, segment);
+  } else if (!foreign && status == ERR_INPUT) {
+    log_warning("%s; the segment is passed over", fail_message());
+    segment->count = 0;
+    status = OK;
+  }
+  return status;
+}
+
+/* ---- the folder ----------------------------------------------------------------------------------------- */
+
+static int is_segment(const struct dirent *entry) {
+  size_t length = strlen(entry->d_name);
+  return strncmp(entry->d_name, "segment-", 8) == 0 && strcmp(entry->d_name + length - 3, ".h5") == 0;
+}
+
+static bool is_known(const struct tap_reader *reader, const char *name) {
+  for (int i = 0; i < reader->segment_count; i++)
+    if (strcmp(reader->segments[i].name, name) == 0) return true;
+  return false;
+}
+
+int tap_reader_scan(struct tap_reader *reader) {
+  struct dirent **entries = NULL;
+  int count = scandir(reader->folder, &entries, is_segment, alphasort), status = OK;
+  if (count < 0) return errno == ENOENT ? OK : fail(ERR_INPUT, "%s: %s", reader->folder, strerror(errno));
+  for (int i = 0; i < count; i++) {
+    if (status == OK && !is_known(reader, entries[i]->d_name)) status = add_segment(reader, entries[i]->d_name);
+    free(entries[i]);
+  }
+  free(entries);
+  return status;
+}
+
+/* ---- reading -------------------------------------------------------------------------------------------- */
+
+bool tap_reader_has(const struct tap_reader *reader, int64_t row) {
+  return reader->places[row].segment > 0;
+}
+
+int64_t tap_reader_rows(const struct tap_reader *reader) {
+  return reader->row_count;
+}
+
+int64_t tap_reader_bytes(const struct tap_reader *reader) {
+  int64_t bytes = 0;
+  for (int i = 0; i < reader->segment_count; i++) bytes += reader->segments[i].bytes;
+  return bytes;
+}
+
+/* A store may have more segments than a process may have files open. */
+static void close_one(struct tap_reader *reader) {
+  for (;; reader->victim++) {
+    struct tap_segment *segment = &reader->segments[reader->victim % reader->segment_count];
+    if (segment->descriptor < 0) continue;
+    close(segment->descriptor);
+    segment->descriptor = -1;
+    reader->open_count--;
+    return;
+  }
+}
+
+static int open_segment(struct tap_reader *reader, struct tap_segment *segment) {
+  if (segment->descriptor >= 0) return OK;
+  if (reader->open_count == MOST_DESCRIPTORS) close_one(reader);
+  char *path;
+  TRY(file_join(reader->folder, segment->name, &path));
+  segment->descriptor = open(path, O_RDONLY | O_CLOEXEC);
+  int status = segment->descriptor >= 0 ? OK : fail(ERR_INPUT, "%s: %s", path, strerror(errno));
+  reader->open_count += status == OK;
+  free(path);
+  return status;
+}
+
+static int read_bytes(const struct tap_segment *segment, char *out, size_t size, uint64_t offset) {
+  while (size > 0) {
+    ssize_t got = pread(segment->descriptor, out, size, (off_t)offset);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return fail(ERR_INPUT, "%s: %s", segment->name, got ? strerror(errno) : "the file ends");
+    out += got;
+    size -= (size_t)got;
+    offset += (uint64_t)got;
+  }
+  return OK;
+}
+
+static int read_row(struct tap_reader *reader, int64_t row, const struct tap_planes *out) {
+  const struct tap_place *place = &reader->places[row];
+  if (!place->segment) return fail(ERR_INTERNAL, "row %lld is not in the store", (long long)row);
+  struct tap_segment *segment = &reader->segments[place->segment - 1];
+  TRY(open_segment(reader, segment));
+  int64_t token = segment->tokens[place->index], tokens = segment->tokens[place->index + 1] - token;
+  int64_t label = segment->labels[place->index], labels = segment->labels[place->index + 1] - label;
+  for (int p = 0; p < TAP_PLANES; p++) {
+    enum tap_plane plane = (enum tap_plane)p;
+    size_t width = tap_plane_bytes(&reader->format, plane);
+    uint64_t first = (uint64_t)tap_plane_lines(plane, token, label) * width;
+    TRY(read_bytes(segment, out->at[p], (size_t)tap_plane_lines(plane, tokens, labels) * width,
+                   segment->offsets[p] + first));
+  }
+  struct hash_text hash;
+  TRY(tap_planes_hash(&reader->format, out, tokens, labels, &hash));
+  if (memcmp(hash.hex, segment->hashes + 32 * (size_t)place->index, 32) == 0) return OK;
+  return fail(ERR_INPUT, "%s/%s: the taps of row %lld are damaged: their hash does not hold", reader->folder,
+              segment->name, (long long)row + 1);
+}
+
+int tap_reader_read(struct tap_reader *reader, const int64_t *rows, int count, const struct tap_planes *out) {
+  struct tap_planes to = *out;
+  for (int i = 0; i < count; i++) {
+    TRY(read_row(reader, rows[i], &to));
+    to = tap_planes_at(&reader->format, &to, tap_row_tokens(reader->data, rows[i]),
+                       tap_row_labels(reader->data, rows[i]));
+  }
+  return OK;
+}

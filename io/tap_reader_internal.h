@@ -1,0 +1,39 @@
+/**
+ * @file tap_reader_internal.h
+ * What tap_reader.c and tap_index.c share.
+ */
+#ifndef QST_IO_TAP_READER_INTERNAL_H
+#define QST_IO_TAP_READER_INTERNAL_H
+
+#include "io/tap_reader.h"
+
+struct tap_segment {
+  char *name;      /**< within the folder */
+  int descriptor;  /**< -1: not open */
+  int64_t count;   /**< rows; 0: damaged, nothing is read of it */
+  int64_t *rows;   /**< [count] */
+  int64_t *tokens; /**< [count + 1] */
+  int64_t *labels; /**< [count + 1] */
+  char *hashes;    /**< [count][32] */
+  uint64_t offsets[TAP_PLANES];
+  int64_t bytes;
+};
+
+/** Where a row lies. */
+struct tap_place {
+  int32_t segment; /**< from 1; 0: nowhere */
+  int32_t index;
+};
+
+struct tap_reader {
+  char *folder;
+  struct tap_format format;
+  const struct token_file *data;
+  struct tap_segment *segments;
+  int segment_count, segment_capacity;
+  int open_count, victim;   /**< descriptors in use; where to look for the next one to close */
+  struct tap_place *places; /**< [data->rows] */
+  int64_t row_count;
+};
+
+#endif

@@ -1,0 +1,232 @@
+#include "tap_store.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/memory.h"
+
+/* Bytes of a segment: large enough for full speed of a disk, small enough to lose in a crash. */
+static const size_t segment_bytes = (size_t)64 << 20;
+
+/* ---- opening -------------------------------------------------------------------------------------------- */
+
+static const char *const kind_names[] = {
+    [TAPS_HIDDEN] = "hidden", [TAPS_MAXPOOL] = "maxpool", [TAPS_AVGPOOL] = "avgpool"};
+
+static void describe(struct tap_store *store, bool int8, const char *backbone_digest) {
+  const struct tap_source *source = store->source;
+  const struct model_config *config = &source->backbone->config;
+  store->format = (struct tap_format){.layers = config->layers,
+                                      .hidden = config->hidden,
+                                      .cols = source->cols,
+                                      .window = source->window,
+                                      .act = store->device->act,
+                                      .int8 = int8};
+  snprintf(store->format.backbone, sizeof store->format.backbone, "%s", backbone_digest);
+  snprintf(store->format.data, sizeof store->format.data, "%s", store->data->digest);
+  snprintf(store->format.kind, sizeof store->format.kind, "%s", kind_names[source->kind]);
+}
+
+static int64_t segment_tokens(const struct tap_store *store) {
+  size_t token = 0;
+  for (int p = 0; p < TAP_PLANES; p++) token += tap_plane_bytes(&store->format, (enum tap_plane)p);
+  int64_t tokens = (int64_t)(segment_bytes / token), most = store->data->total;
+  tokens = tokens < most ? tokens : most;
+  return tokens < store->source->capacity ? store->source->capacity : tokens;
+}
+
+static size_t packed_elements(const struct tap_store *store) {
+  return (size_t)store->source->capacity * tap_plane_cols(&store->format, TAP_PLANE_TAPS);
+}
+
+static size_t packed_bytes(const struct tap_store *store) {
+  return device_act_bytes(store->device, packed_elements(store));
+}
+
+int tap_store_open(struct tap_store *store, const char *folder, bool int8, struct tap_source *source,
+                   const char *backbone_digest, const struct token_file *data, struct comm *comm) {
+  *store = (struct tap_store){.source = source,
+                              .device = source->backbone->device,
+                              .comm = comm,
+                              .data = data,
+                              .folder = folder,
+                              .writing = true};
+  describe(store, int8, backbone_digest);
+  TRY(tap_reader_open(&store->reader, folder, &store->format, data));
+  TRY(tap_reader_scan(store->reader));
+  TRY(tap_writer_open(&store->writer, folder, &store->format, segment_tokens(store)));
+  TRY(tap_prefetch_open(&store->prefetch, store->reader, &store->format, source->capacity));
+  TRY(tap_planes_make(&store->planes, &store->format, source->capacity, source->capacity));
+  if (int8) TRY(memory_array(&store->host, packed_elements(store), dtype_size(store->device->act)));
+  return device_allocate(store->device, MEMORY_TAPS, &store->packed, packed_bytes(store));
+}
+
+void tap_store_close(struct tap_store *store) {
+  if (!store->device) return;
+  tap_prefetch_close(&store->prefetch);
+  tap_writer_close(&store->writer);
+  tap_reader_close(&store->reader);
+  tap_planes_free(&store->planes);
+  free(store->host);
+  device_release(store->device, MEMORY_TAPS, &store->packed, packed_bytes(store));
+  *store = (struct tap_store){0};
+}
+
+int64_t tap_store_size(const struct tap_store *store) {
+  int64_t bytes = 0;
+  for (int p = 0; p < TAP_PLANES; p++) {
+    enum tap_plane plane = (enum tap_plane)p;
+    bytes += tap_plane_lines(plane, store->data->total, store->data->label_tokens) *
+             (int64_t)tap_plane_bytes(&store->format, plane);
+  }
+  return bytes;
+}
+
+/* ---- between the source's layout and the files' ---------------------------------------------------------- */
+
+/* [layers + 1][capacity][cols] ↔ [tokens][layers + 1][cols] */
+static int copy_layers(struct tap_store *store, int rows, bool pack) {
+  const struct tap_source *source = store->source;
+  int cols = source->cols, line = (int)tap_plane_cols(&store->format, TAP_PLANE_TAPS);
+  for (int l = 0; l <= store->format.layers; l++) {
+    void *layer = device_act_at(store->device, source->reduced, (size_t)l * (size_t)source->capacity * (size_t)cols);
+    void *column = device_act_at(store->device, store->packed, (size_t)l * (size_t)cols);
+    TRY(device_copy_rows(store->device, &(struct copy_rows_args){.y = pack ? column : layer,
+                                                                 .x = pack ? layer : column,
+                                                                 .rows = rows,
+                                                                 .cols = cols,
+                                                                 .y_stride = pack ? line : cols,
+                                                                 .x_stride = pack ? cols : line}));
+  }
+  return OK;
+}
+
+static size_t taps_bytes(const struct tap_store *store, int rows) {
+  return device_act_bytes(store->device, (size_t)rows * tap_plane_cols(&store->format, TAP_PLANE_TAPS));
+}
+
+static size_t normed_bytes(const struct tap_store *store, int labels) {
+  return device_act_bytes(store->device, (size_t)labels * (size_t)store->format.hidden);
+}
+
+/* ---- live ----------------------------------------------------------------------------------------------- */
+
+/* The planes of the micro-batch just run; with int8, its taps as they come back from there. */
+static int take_planes(struct tap_store *store, const struct micro_batch *batch) {
+  const struct tap_source *source = store->source;
+  TRY(copy_layers(store, batch->rows, true));
+  TRY(device_download(store->device, store->planes.at[TAP_PLANE_NORMED], source->normed,
+                      normed_bytes(store, batch->label_count)));
+  size_t bytes = taps_bytes(store, batch->rows);
+  if (!store->format.int8)
+    return device_download(store->device, store->planes.at[TAP_PLANE_TAPS], store->packed, bytes);
+  TRY(device_download(store->device, store->host, store->packed, bytes));
+  tap_encode(&store->format, store->host, batch->rows, &store->planes);
+  tap_decode(&store->format, &store->planes, batch->rows, store->host);
+  TRY(device_upload(store->device, store->packed, store->host, bytes));
+  return copy_layers(store, batch->rows, false);
+}
+
+static int add_rows(struct tap_store *store, const int64_t *rows, int count) {
+  struct tap_planes planes = store->planes;
+  for (int i = 0; i < count; i++) {
+    int64_t tokens = tap_row_tokens(store->data, rows[i]), labels = tap_row_labels(store->data, rows[i]);
+    if (!tap_reader_has(store->reader, rows[i])) TRY(tap_writer_add(store->writer, rows[i], tokens, labels, &planes));
+    planes = tap_planes_at(&store->format, &planes, tokens, labels);
+  }
+  return OK;
+}
+
+static void stop_writing(struct tap_store *store) {
+  store->writing = false;
+  log_warning("%s; training goes on without adding to the store", fail_message());
+}
+
+static int run_live(struct tap_store *store, const struct micro_batch *batch, const int64_t *rows, int count,
+                    struct taps *out) {
+  TRY(tap_source_run(store->source, batch, NULL, out));
+  store->live += batch->rows;
+  if (!store->writing && !store->format.int8) return OK;
+  double begin = clock_seconds();
+  TRY(take_planes(store, batch));
+  if (store->writing && add_rows(store, rows, count) != OK) stop_writing(store);
+  store->write_nanoseconds += (int64_t)(1e9 * (clock_seconds() - begin));
+  return OK;
+}
+
+/* ---- replayed ------------------------------------------------------------------------------------------- */
+
+static bool has_all(const struct tap_store *store, const int64_t *rows, int count) {
+  for (int i = 0; i < count; i++)
+    if (!tap_reader_has(store->reader, rows[i])) return false;
+  return true;
+}
+
+static int64_t tokens_of(const struct tap_store *store, const int64_t *rows, int count) {
+  int64_t tokens = 0;
+  for (int i = 0; i < count; i++) tokens += tap_row_tokens(store->data, rows[i]);
+  return tokens;
+}
+
+/* *done is false when the store could not give the rows. */
+static int replay(struct tap_store *store, const struct micro_batch *batch, const int64_t *rows, int count, bool *done,
+                  struct taps *out) {
+  const void *taps, *normed;
+  *done = tap_prefetch_take(store->prefetch, rows, count, batch->rows, &taps, &normed) == OK;
+  if (!*done) {
+    if (store->unreadable++ == 0) log_warning("%s; computed again", fail_message());
+    return OK;
+  }
+  TRY(device_upload(store->device, store->packed, taps, taps_bytes(store, batch->rows)));
+  TRY(device_upload(store->device, store->source->normed, normed, normed_bytes(store, batch->label_count)));
+  TRY(copy_layers(store, batch->rows, false));
+  store->replayed += batch->rows;
+  *out = tap_source_view(store->source);
+  return OK;
+}
+
+int tap_store_run(struct tap_store *store, const struct micro_batch *batch, const int64_t *rows, int count,
+                  struct taps *out) {
+  bool replayed = false;
+  if (has_all(store, rows, count)) TRY(replay(store, batch, rows, count, &replayed, out));
+  return replayed ? OK : run_live(store, batch, rows, count, out);
+}
+
+void tap_store_expect(struct tap_store *store, const int64_t *rows, int count) {
+  if (has_all(store, rows, count)) tap_prefetch_ask(store->prefetch, rows, count, tokens_of(store, rows, count));
+}
+
+/* ---- together ------------------------------------------------------------------------------------------- */
+
+/* After this every rank knows what any of them has written. */
+static int share(struct tap_store *store) {
+  if (store->writing && tap_writer_seal(store->writer) != OK) stop_writing(store);
+  TRY(comm_barrier(store->comm));
+  tap_prefetch_wait(store->prefetch);
+  return comm_agree(store->comm, tap_reader_scan(store->reader));
+}
+
+int tap_store_enter(struct tap_store *store, int64_t first_epoch, int64_t last_epoch) {
+  if (first_epoch + last_epoch == store->phase) return OK;
+  store->phase = first_epoch + last_epoch;
+  return share(store);
+}
+
+int tap_store_finish(struct tap_store *store) {
+  TRY(share(store));
+  int64_t sums[] = {store->live, store->replayed, store->write_nanoseconds, !store->writing, store->unreadable};
+  TRY(comm_sum_i64(store->comm, sums, sizeof sums / sizeof *sums));
+  store->unreadable = sums[4];
+  if (store->comm->rank == 0 && tap_reader_write_index(store->reader) != OK) log_warning("%s", fail_message());
+  log_note("taps       %lld tokens live (storing them took %.1f s), %lld replayed; %s has %lld of %lld rows, %.1f MB",
+           (long long)sums[0], (double)sums[2] / 1e9, (long long)sums[1], store->folder,
+           (long long)tap_reader_rows(store->reader), (long long)store->data->rows,
+           (double)tap_reader_bytes(store->reader) / 1e6);
+  if (sums[3] > 0 && store->writing)
+    log_warning("%lld ranks could not add to the store: is the disk full?", (long long)sums[3]);
+  return OK;
+}

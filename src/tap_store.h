@@ -1,0 +1,60 @@
+/**
+ * @file tap_store.h
+ * The second source of taps (taps.h): a store on disk in front of the live backbone. A micro-batch whose rows the store
+ * all holds is replayed; any other runs live, and its rows are added to the store. Because taps depend on a row alone, a
+ * replayed run equals a live one bit for bit; with int8, live taps go through the same rounding, so that it still does
+ * not matter which micro-batches were replayed.
+ *
+ * Nothing that goes wrong with the store ends a run: rows that cannot be read are computed again, and when rows cannot be
+ * written it goes on without writing. Each is warned of once.
+ */
+#ifndef QST_TAP_STORE_H
+#define QST_TAP_STORE_H
+
+#include "comm/comm.h"
+#include "io/tap_prefetch.h"
+#include "io/tap_writer.h"
+#include "taps.h"
+
+struct tap_store {
+  struct tap_source *source;
+  struct device *device;
+  struct comm *comm;
+  const struct token_file *data;
+  const char *folder;
+  struct tap_format format;
+  struct tap_reader *reader;
+  struct tap_writer *writer;
+  struct tap_prefetch *prefetch;
+  bool writing;
+  void *packed;              /**< act [capacity, (layers + 1) · cols]: taps by token, as files have them */
+  void *host;                /**< the same on the host; int8 only */
+  struct tap_planes planes;  /**< of a live micro-batch, on their way to the writer */
+  int64_t phase;             /**< grows where an epoch begins or ends */
+  int64_t live, replayed;    /**< tokens of this rank */
+  int64_t unreadable;        /**< micro-batches of this rank, after tap_store_finish() of all */
+  int64_t write_nanoseconds; /**< what adding to the store took */
+};
+
+/** Opens or makes the store at `folder` for taps of `data`. ERR_INPUT when it holds others, naming the difference. */
+int tap_store_open(struct tap_store *store, const char *folder, bool int8, struct tap_source *source,
+                   const char *backbone_digest, const struct token_file *data, struct comm *comm);
+/** What was not sealed is dropped. */
+void tap_store_close(struct tap_store *store);
+
+/** Bytes of all rows of the data in this format. */
+int64_t tap_store_size(const struct tap_store *store);
+
+/** The taps of the micro-batch that holds these rows of the data. */
+int tap_store_run(struct tap_store *store, const struct micro_batch *batch, const int64_t *rows, int count,
+                  struct taps *out);
+/** Says which rows come next, so that they are read meanwhile. */
+void tap_store_expect(struct tap_store *store, const int64_t *rows, int count);
+
+/** At the begin of each step, with the epochs of its first and its last row: a new epoch may replay what all ranks wrote
+ *  in the one before. Collective. */
+int tap_store_enter(struct tap_store *store, int64_t first_epoch, int64_t last_epoch);
+/** Seals what is there, writes the index and says what the store now holds. Collective. */
+int tap_store_finish(struct tap_store *store);
+
+#endif

@@ -1,0 +1,241 @@
+/**
+ * @file t17-tap-file.c
+ * A store of taps on its own: what was added comes back from any rank's segments, in any order and from more segments than
+ * files may be open; int8 is as near as its blocks allow; what is not sealed is not there; damaged and foreign segments.
+ */
+// RUN ranks=1 args=""
+#include "io/chat.h"
+#include "io/tap_prefetch.h"
+#include "io/tap_writer.h"
+#include "scratch.h"
+
+enum { ROWS = 300, LONGEST = 7, TOTAL = ROWS * LONGEST };
+
+static int32_t tokens[TOTAL], labels[TOTAL];
+static int64_t offsets[ROWS + 1];
+static struct token_file data = {
+    .rows = ROWS, .vocabulary = 10, .tokens = tokens, .labels = labels, .offsets = offsets};
+
+/* Rows of 1 to LONGEST tokens, the last two of each with labels. */
+static void make_data(void) {
+  for (int64_t row = 0; row < ROWS; row++) {
+    int64_t length = 1 + row * 5 % LONGEST;
+    offsets[row + 1] = offsets[row] + length;
+    for (int64_t i = 0; i < length; i++) labels[offsets[row] + i] = i + 2 >= length ? 1 : LABEL_NONE;
+  }
+  data.total = offsets[ROWS];
+}
+
+static struct tap_format make_format(enum dtype act, bool int8) {
+  return (struct tap_format){.backbone = "b",
+                             .data = "d",
+                             .kind = "hidden",
+                             .layers = 2,
+                             .hidden = 70,
+                             .cols = 70,
+                             .window = 1,
+                             .act = act,
+                             .int8 = int8};
+}
+
+/* Planes of a row: numbers that depend on row and place alone. */
+static void fill_planes(const struct tap_format *format, int64_t row, struct tap_planes *planes) {
+  uint32_t state = (uint32_t)row + 1;
+  int64_t lines[TAP_PLANES] = {tap_row_tokens(&data, row), tap_row_tokens(&data, row), tap_row_labels(&data, row)};
+  for (int p = 0; p < TAP_PLANES; p++)
+    for (size_t i = 0; i < (size_t)lines[p] * tap_plane_bytes(format, (enum tap_plane)p); i++)
+      planes->at[p][i] = (char)((state = state * 1664525u + 1013904223u) >> 24);
+}
+
+static void add_rows(struct tap_writer *writer, const struct tap_format *format, int64_t first, int64_t end) {
+  struct tap_planes planes;
+  CHECK_OK(tap_planes_make(&planes, format, LONGEST, LONGEST));
+  for (int64_t row = first; row < end; row++) {
+    fill_planes(format, row, &planes);
+    CHECK_OK(tap_writer_add(writer, row, tap_row_tokens(&data, row), tap_row_labels(&data, row), &planes));
+  }
+  tap_planes_free(&planes);
+}
+
+static void write_rows(const char *folder, const struct tap_format *format, int64_t first, int64_t end,
+                       int64_t segment_tokens) {
+  struct tap_writer *writer = NULL;
+  CHECK_OK(tap_writer_open(&writer, folder, format, segment_tokens));
+  add_rows(writer, format, first, end);
+  CHECK_OK(tap_writer_seal(writer));
+  tap_writer_close(&writer);
+}
+
+static void check_row(struct tap_reader *reader, const struct tap_format *format, int64_t row) {
+  struct tap_planes want, got;
+  CHECK_OK(tap_planes_make(&want, format, LONGEST, LONGEST));
+  CHECK_OK(tap_planes_make(&got, format, LONGEST, LONGEST));
+  fill_planes(format, row, &want);
+  CHECK(tap_reader_has(reader, row));
+  CHECK_OK(tap_reader_read(reader, &row, 1, &got));
+  struct hash_text a, b;
+  CHECK_OK(tap_planes_hash(format, &want, tap_row_tokens(&data, row), tap_row_labels(&data, row), &a));
+  CHECK_OK(tap_planes_hash(format, &got, tap_row_tokens(&data, row), tap_row_labels(&data, row), &b));
+  CHECK(strcmp(a.hex, b.hex) == 0);
+  tap_planes_free(&want);
+  tap_planes_free(&got);
+}
+
+/* ---- round trips ---------------------------------------------------------------------------------------- */
+
+static void check_round_trip(const char *folder, const struct tap_format *format) {
+  write_rows(folder, format, 0, 200, LONGEST); /* a segment holds a row or two */
+  struct tap_reader *reader = NULL;
+  CHECK_OK(tap_reader_open(&reader, folder, format, &data));
+  CHECK_OK(tap_reader_scan(reader));
+  CHECK(tap_reader_rows(reader) == 200 && !tap_reader_has(reader, 200));
+  for (int64_t i = 0; i < 200; i++) check_row(reader, format, i * 77 % 200);
+  write_rows(folder, format, 150, ROWS, 100); /* some rows a second time */
+  CHECK_OK(tap_reader_scan(reader));
+  CHECK(tap_reader_rows(reader) == ROWS);
+  for (int64_t i = 0; i < ROWS; i++) check_row(reader, format, i * 77 % ROWS);
+  CHECK_OK(tap_reader_write_index(reader));
+  tap_reader_close(&reader);
+}
+
+/* Requests taken as asked, not as asked, and without asking. */
+static void check_prefetch(const char *folder, const struct tap_format *format) {
+  struct tap_reader *reader = NULL;
+  struct tap_prefetch *prefetch = NULL;
+  CHECK_OK(tap_reader_open(&reader, folder, format, &data));
+  CHECK_OK(tap_reader_scan(reader));
+  CHECK_OK(tap_prefetch_open(&prefetch, reader, format, 4 * LONGEST));
+  struct tap_planes want;
+  CHECK_OK(tap_planes_make(&want, format, LONGEST, LONGEST));
+  for (int64_t i = 0; i < 40; i++) {
+    int64_t rows[] = {i * 7 % ROWS, i * 11 % ROWS}, other[] = {i, i};
+    if (i % 3 != 2) tap_prefetch_ask(prefetch, i % 3 ? other : rows, 2, 2 * LONGEST);
+    const void *taps, *normed;
+    CHECK_OK(tap_prefetch_take(prefetch, rows, 2, 2 * LONGEST, &taps, &normed));
+    fill_planes(format, rows[0], &want);
+    size_t bytes = (size_t)tap_row_tokens(&data, rows[0]) * tap_plane_bytes(format, TAP_PLANE_TAPS);
+    CHECK(memcmp(taps, want.at[TAP_PLANE_TAPS], bytes) == 0);
+  }
+  tap_planes_free(&want);
+  tap_prefetch_close(&prefetch);
+  tap_reader_close(&reader);
+}
+
+/* ---- int8 ----------------------------------------------------------------------------------------------- */
+
+/* Each number is at most half a code, 1/254 of its block's largest, away; fp32 throughout. */
+static void check_int8(void) {
+  struct tap_format format = make_format(DTYPE_F32, true);
+  enum { NUMBERS = 2 * 3 * 70 };
+  float taps[NUMBERS], back[NUMBERS];
+  for (int i = 0; i < NUMBERS; i++)
+    taps[i] = (i / 70 == 3 ? 0 : sinf((float)i)) * (float)(1 << i / 70) + (i == 65 ? 500 : 0);
+  struct tap_planes planes;
+  CHECK_OK(tap_planes_make(&planes, &format, 2, 0));
+  tap_encode(&format, taps, 2, &planes);
+  tap_decode(&format, &planes, 2, back);
+  for (int tap = 0; tap < NUMBERS; tap += 70)
+    for (int first = 0; first < 70; first += TAP_BLOCK) {
+      int end = first + TAP_BLOCK < 70 ? first + TAP_BLOCK : 70;
+      float largest = 0;
+      for (int i = first; i < end; i++) largest = fmaxf(largest, fabsf(taps[tap + i]));
+      for (int i = first; i < end; i++) CHECK(fabsf(taps[tap + i] - back[tap + i]) <= largest / 253);
+    }
+  tap_planes_free(&planes);
+}
+
+/* ---- what must not count --------------------------------------------------------------------------------- */
+
+static void check_unsealed(const char *folder, const struct tap_format *format) {
+  struct tap_writer *writer = NULL;
+  struct tap_reader *reader = NULL;
+  CHECK_OK(tap_reader_open(&reader, folder, format, &data));
+  CHECK_OK(tap_reader_scan(reader)); /* no folder: no rows */
+  CHECK(tap_reader_rows(reader) == 0);
+  CHECK_OK(tap_writer_open(&writer, folder, format, 100));
+  add_rows(writer, format, 0, 5);
+  tap_writer_close(&writer);
+  CHECK_OK(tap_reader_scan(reader));
+  CHECK(tap_reader_rows(reader) == 0);
+  tap_reader_close(&reader);
+}
+
+static void find_segment(const char *folder, char path[700]) {
+  DIR *entries = opendir(folder);
+  for (struct dirent *entry; (entry = readdir(entries));)
+    if (strncmp(entry->d_name, "segment-", 8) == 0) snprintf(path, 700, "%s/%s", folder, entry->d_name);
+  closedir(entries);
+}
+
+/* Overwrites these bytes where they stand in the file; its size. */
+static long damage(const char *path, const char *bytes, size_t count) {
+  static char content[1 << 20];
+  FILE *file = fopen(path, "r+b");
+  size_t size = fread(content, 1, sizeof content, file);
+  char *at = memmem(content, size, bytes, count);
+  CHECK(at != NULL && fseek(file, (long)(at - content), SEEK_SET) == 0 && fwrite("damaged", 1, 7, file) == 7);
+  fclose(file);
+  return (long)size;
+}
+
+/* A row whose bytes changed is named; a segment cut off is passed over. */
+static void check_damage(const char *folder, const struct tap_format *format) {
+  char path[700] = "";
+  struct tap_reader *reader = NULL;
+  struct tap_planes planes;
+  CHECK_OK(tap_planes_make(&planes, format, TOTAL, TOTAL));
+  write_rows(folder, format, 0, 10, 100);
+  find_segment(folder, path);
+  fill_planes(format, 3, &planes);
+  long size = damage(path, planes.at[TAP_PLANE_TAPS], 32);
+  CHECK_OK(tap_reader_open(&reader, folder, format, &data));
+  CHECK_OK(tap_reader_scan(reader));
+  int64_t rows[10] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
+  CHECK_OK(tap_reader_read(reader, rows, 3, &planes));
+  CHECK_FAILS(ERR_INPUT, "the taps of row 4 are damaged: their hash does not hold",
+              tap_reader_read(reader, rows, 10, &planes));
+  tap_reader_close(&reader);
+  CHECK(truncate(path, size / 2) == 0);
+  CHECK_OK(tap_reader_open(&reader, folder, format, &data));
+  CHECK_OK(tap_reader_scan(reader));
+  CHECK(tap_reader_rows(reader) == 0);
+  tap_reader_close(&reader);
+  tap_planes_free(&planes);
+}
+
+static void check_foreign(const char *folder, struct tap_format format) {
+  struct tap_reader *reader = NULL;
+  snprintf(format.backbone, sizeof format.backbone, "another");
+  CHECK_OK(tap_reader_open(&reader, folder, &format, &data));
+  CHECK_FAILS(ERR_INPUT, "holds taps of another backbone (backbone b, needed is another)", tap_reader_scan(reader));
+  tap_reader_close(&reader);
+}
+
+static void remove_folder(const char *folder) {
+  char *kept = strdup(scratch_folder);
+  snprintf(scratch_folder, sizeof scratch_folder, "%s", folder);
+  scratch_remove();
+  snprintf(scratch_folder, sizeof scratch_folder, "%s", kept);
+  free(kept);
+}
+
+int main(void) {
+  scratch_make();
+  make_data();
+  check_int8();
+  for (int i = 0; i < 3; i++) {
+    struct tap_format format = make_format(i == 1 ? DTYPE_F32 : DTYPE_BF16, i == 2);
+    char *folder = scratch_path("store"), *other = scratch_path("other");
+    check_unsealed(other, &format);
+    check_damage(other, &format);
+    check_round_trip(folder, &format);
+    check_foreign(folder, format);
+    if (!format.int8) check_prefetch(folder, &format);
+    remove_folder(folder);
+    remove_folder(other);
+    free(folder);
+    free(other);
+  }
+  scratch_remove();
+  return check_result();
+}
