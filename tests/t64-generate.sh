@@ -44,4 +44,5 @@ done
 
 status=0
 "$QST" "${options[@]}" --backbone "$work/none" --out "$work/none/answers" 2>"$work/stderr" || status=$?
-[[ $status == 3 ]] && grep -q "none/answers: No such file" "$work/stderr" || die "$status: $(cat "$work/stderr")"
+[[ $status == 3 ]] || die "status $status: $(cat "$work/stderr")"
+grep -q "none/answers: No such file" "$work/stderr" || die "another line: $(cat "$work/stderr")"
