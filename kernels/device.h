@@ -10,7 +10,8 @@
  *   read during the call only.
  * - Accumulation is in fp32 or better. The result depends on the arguments alone: not on the number of threads.
  * - Buffers may be the same only where a comment says so.
- * - Every operation returns a status; ERR_INTERNAL for a broken contract.
+ * - Every operation returns a status; ERR_INTERNAL for a broken contract. A device may work later than it is asked: then
+ *   what only device memory shows (an index out of range) is an error of the next download or device_synchronize().
  * - `rows` may be 0: nothing is done.
  */
 #ifndef QST_KERNELS_DEVICE_H
@@ -103,10 +104,10 @@ struct linear_weight_grad_args {
 
 /** RMSNorm (Zhang and Sennrich 2019): y = w ⊙ x / sqrt(mean(x²) + epsilon). */
 struct rmsnorm_args {
-  void *y;         /**< act [rows, cols] */
-  float *rstd;     /**< [rows] for the backward pass, or NULL */
-  const void *x;   /**< act [rows, cols] */
-  const float *w;  /**< [cols] */
+  void *y;        /**< act [rows, cols] */
+  float *rstd;    /**< [rows] for the backward pass, or NULL */
+  const void *x;  /**< act [rows, cols] */
+  const float *w; /**< [cols] */
   int rows, cols;
   float epsilon;
 };
@@ -124,10 +125,10 @@ struct rmsnorm_backward_args {
 
 /** LayerNorm (Ba et al. 2016): y = w ⊙ (x − mean) · rstd + b, biased variance. */
 struct layernorm_args {
-  void *y;             /**< act [rows, cols] */
-  float *mean, *rstd;  /**< [rows] each, or both NULL */
-  const void *x;       /**< act [rows, cols] */
-  const float *w, *b;  /**< [cols] */
+  void *y;            /**< act [rows, cols] */
+  float *mean, *rstd; /**< [rows] each, or both NULL */
+  const void *x;      /**< act [rows, cols] */
+  const float *w, *b; /**< [cols] */
   int rows, cols;
   float epsilon;
 };
@@ -146,8 +147,8 @@ struct layernorm_backward_args {
 /** Rotary embedding in place, Hugging Face's half-split layout (element i pairs with i + head_dim/2), on the first
  *  `heads` heads of each row: x[t, h] ← rotate(x[t, h], ±angle(positions[t])). */
 struct rope_args {
-  void *x;                  /**< act [rows, stride] */
-  const int32_t *positions; /**< [rows], below table_positions */
+  void *x;                      /**< act [rows, stride] */
+  const int32_t *positions;     /**< [rows], below table_positions */
   const float *cosines, *sines; /**< [table_positions, head_dim / 2] */
   int rows, stride, heads, head_dim, table_positions;
   bool inverse; /**< the backward pass: rotate by minus the angle */
@@ -158,19 +159,19 @@ struct rope_args {
  *  q_start[i]; in decoding the keys live in a cache. All three are device memory, q_start[0] = 0. */
 struct segments {
   int count;
-  const int32_t *q_start;  /**< [count + 1] */
-  const int32_t *k_start;  /**< [count] */
-  const int32_t *k_length; /**< [count], at least the sample's number of queries */
+  const int32_t *q_start;    /**< [count + 1] */
+  const int32_t *k_start;    /**< [count] */
+  const int32_t *k_length;   /**< [count], at least the sample's number of queries */
   int max_queries, max_keys; /**< upper bounds, host numbers */
 };
 
 /** Causal grouped-query attention, o = softmax(scale · q kᵀ) v per sample; query head h reads key head
  *  h / (heads / kv_heads). Head dimension any even number from 2 to 256. */
 struct attention_args {
-  void *o;                 /**< act [rows, heads * head_dim] */
-  float *lse;              /**< [rows, heads] natural log of the softmax denominators, or NULL */
-  const void *q;           /**< act [rows, q_stride], head h at h * head_dim */
-  const void *k, *v;       /**< act [key rows, kv_stride], head h at h * head_dim */
+  void *o;           /**< act [rows, heads * head_dim] */
+  float *lse;        /**< [rows, heads] natural log of the softmax denominators, or NULL */
+  const void *q;     /**< act [rows, q_stride], head h at h * head_dim */
+  const void *k, *v; /**< act [key rows, kv_stride], head h at h * head_dim */
   struct segments segments;
   int rows, q_stride, kv_stride, heads, kv_heads, head_dim;
   float scale;
@@ -236,12 +237,12 @@ struct gate_args {
 };
 
 struct gate_backward_args {
-  void *dd;           /**< act [rows, cols], overwritten */
-  void *ds;           /**< act [rows, cols], overwritten; may be du */
-  float *dz;          /**< [cols], overwritten */
-  const void *du;     /**< act [rows, cols] */
-  const void *d, *s;  /**< act [rows, cols] */
-  const float *z;     /**< [cols] */
+  void *dd;          /**< act [rows, cols], overwritten */
+  void *ds;          /**< act [rows, cols], overwritten; may be du */
+  float *dz;         /**< [cols], overwritten */
+  const void *du;    /**< act [rows, cols] */
+  const void *d, *s; /**< act [rows, cols] */
+  const float *z;    /**< [cols] */
   int rows, cols;
 };
 
@@ -253,9 +254,9 @@ enum mix_kind {
 };
 
 struct mix_args {
-  void *y;           /**< act [rows, cols]; may be side */
-  const void *h;     /**< act [rows, cols] normed backbone output */
-  const void *side;  /**< act [rows, cols] */
+  void *y;             /**< act [rows, cols]; may be side */
+  const void *h;       /**< act [rows, cols] normed backbone output */
+  const void *side;    /**< act [rows, cols] */
   const float *weight; /**< [1] for MIX_ALPHA, [cols] for MIX_GATE, else NULL */
   enum mix_kind kind;
   int rows, cols;
@@ -274,8 +275,8 @@ struct mix_backward_args {
 /** y[y_index[i]] = x[x_index[i]] for whole rows of `cols` elements; an index that is NULL means i. With zero_rows > 0, y
  *  is first zeroed for that many rows (cols wide only when y_stride = cols, which is then required). */
 struct copy_rows_args {
-  void *y;       /**< act, row stride y_stride */
-  const void *x; /**< act, row stride x_stride */
+  void *y;                          /**< act, row stride y_stride */
+  const void *x;                    /**< act, row stride x_stride */
   const int32_t *y_index, *x_index; /**< [rows] */
   int rows, cols, y_stride, x_stride;
   int zero_rows;
@@ -292,9 +293,9 @@ struct to_act_args {
 
 /** loss[i] = log Σ exp(logits[i]) − logits[i, label[i]] in nats; dlogits = softmax − one-hot. */
 struct cross_entropy_args {
-  float *loss;          /**< [rows] */
-  void *dlogits;        /**< act [rows, cols], or NULL */
-  const float *logits;  /**< [rows, cols] */
+  float *loss;           /**< [rows] */
+  void *dlogits;         /**< act [rows, cols], or NULL */
+  const float *logits;   /**< [rows, cols] */
   const int32_t *labels; /**< [rows], below cols */
   int rows, cols;
 };
@@ -358,11 +359,12 @@ struct adamw_args {
 
 /** Every operation; all are required of every device. */
 #define DEVICE_OPERATIONS(X)                                                                                       \
-  X(embed) X(frozen_linear) X(frozen_logits) X(frozen_input_grad) X(linear) X(linear_input_grad)                   \
-  X(linear_weight_grad) X(rmsnorm) X(rmsnorm_backward) X(layernorm) X(layernorm_backward) X(rope) X(attention)     \
-  X(attention_backward) X(swiglu) X(swiglu_backward) X(silu) X(silu_backward) X(pool) X(gate) X(gate_backward)     \
-  X(mix) X(mix_backward) X(copy_rows) X(to_act) X(cross_entropy) X(argmax) X(fixed_add) X(fixed_total)             \
-  X(fixed_get) X(sum_squares) X(adamw)
+  X(embed)                                                                                                         \
+  X(frozen_linear) X(frozen_logits) X(frozen_input_grad) X(linear) X(linear_input_grad) X(linear_weight_grad)      \
+      X(rmsnorm) X(rmsnorm_backward) X(layernorm) X(layernorm_backward) X(rope) X(attention) X(attention_backward) \
+          X(swiglu) X(swiglu_backward) X(silu) X(silu_backward) X(pool) X(gate) X(gate_backward) X(mix)            \
+              X(mix_backward) X(copy_rows) X(to_act) X(cross_entropy) X(argmax) X(fixed_add) X(fixed_total)        \
+                  X(fixed_get) X(sum_squares) X(adamw)
 
 #define DEVICE_SLOT(name) int (*name)(struct device *, const struct name##_args *);
 struct device_operations {
@@ -381,8 +383,8 @@ struct device_memory {
 };
 
 struct device {
-  const char *name;        /**< "cpu" */
-  char description[128];   /**< for the banner: "cpu, 2 threads, avx512-bf16, oneDNN 2.6.3" */
+  const char *name;      /**< "cpu" */
+  char description[128]; /**< for the banner: "cpu, 2 threads, avx512-bf16, oneDNN 2.6.3" */
   enum dtype act;
   const struct device_memory *memory;
   const struct device_operations *operations;
@@ -392,8 +394,8 @@ struct device {
 
 /** Upper bounds by which a device lays out its workspace at opening; nothing is allocated later. */
 struct device_limits {
-  int rows;              /**< tokens of a micro-batch */
-  int logit_rows;        /**< rows of a chunk of logits */
+  int rows;               /**< tokens of a micro-batch */
+  int logit_rows;         /**< rows of a chunk of logits */
   int64_t widest_product; /**< largest Σ rows · cols of one frozen_linear, in elements */
   int vocabulary, hidden;
   int side_hidden; /**< heads * head_dim of attention_backward; 0 = no backward pass */
@@ -402,14 +404,16 @@ struct device_limits {
 enum { LOGIT_ROWS = 128 }; /**< rows of logits that exist at a time */
 
 struct device_options {
-  const char *name;      /**< "auto", "cpu", …: device_list() */
-  const char *cpu_isa;   /**< "auto", "avx512-bf16", "avx2", "plain": the cpu device's kernels */
-  const char *act;       /**< "auto", "bf16", "fp32" */
-  int threads;           /**< 0: as many as this rank may run on */
+  const char *name;    /**< "auto", "cpu", …: device_list() */
+  const char *cpu_isa; /**< "auto", "avx512-bf16", "avx2", "plain": the cpu device's kernels */
+  const char *act;     /**< "auto", "bf16", "fp32" */
+  int threads;         /**< 0: as many as this rank may run on */
+  int local_rank;      /**< among the ranks of this host: chooses the GPU */
   struct device_limits limits;
 };
 
-/** Opens a device; ERR_USAGE for an unknown or absent name, with the closest. */
+/** Opens a device; ERR_USAGE for an unknown or absent name, with the closest. "auto" is cuda where the program has it and
+ *  sees a GPU, else cpu. */
 int device_open(struct device **out, const struct device_options *options);
 void device_close(struct device **device);
 /** "cpu" and what else is compiled in, separated by ", ". */
