@@ -151,9 +151,13 @@ test: ## install what is missing, build and run the tests (search=TEXT: those wh
 
 tests: $(TEST_PROGRAMS) $(HOST_TESTS) $(HOST)/qst-mpi
 
+# Those of a list of names that contain $(search); all without it.
+selected = $(if $(search),$(foreach f,$(1),$(if $(findstring $(search),$(f)),$(f))),$(1))
+
 # Scripts need the program; what search does not ask for is not built.
-SELECTED = $(foreach t,$(TEST_PROGRAMS) $(HOST_TESTS),$(if $(findstring $(search),$(notdir $t)),$t))
-check: $(SELECTED) $(if $(wildcard tests/*$(search)*.sh),$(PROGRAM) $(HOST)/qst-mpi)
+check: $(addprefix $(BUILD)/tests/,$(call selected,$(notdir $(TEST_PROGRAMS)))) \
+  $(addprefix $(HOST)/tests/,$(call selected,$(notdir $(HOST_TESTS)))) \
+  $(if $(wildcard tests/*$(search)*.sh),$(PROGRAM) $(HOST)/qst-mpi)
 	$(Q)BUILD=$(BUILD) TIME_FACTOR=$(if $(SAN),5,1) tests/run $(search)
 
 # A fuzz target tests/fuzz/fuzz_NAME.c starts from the files its own source names: // SEEDS tests/fixtures/x*.json
@@ -165,7 +169,7 @@ FUZZ_TARGETS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 .PHONY: fuzz fuzz-build $(FUZZ_TARGETS)
 fuzz: ## run each fuzz target for FUZZ_SECONDS (clang)
 	$(Q)$(MAKE) --no-print-directory fuzz-build CC=clang BUILD=$(FUZZ_BUILD) CFLAGS="$(FUZZ_CFLAGS)"
-	$(Q)for target in $(foreach t,$(FUZZ_TARGETS),$(if $(findstring $(search),$t),$t)); do \
+	$(Q)for target in $(call selected,$(FUZZ_TARGETS)); do \
 	  tests/fuzz/run $(FUZZ_BUILD)/tests/fuzz/$$target $(FUZZ_SECONDS) || exit 1; done
 
 fuzz-build: $(FUZZ_TARGETS:%=$(BUILD)/tests/fuzz/%)
@@ -185,7 +189,7 @@ format-check: ## fail if `make format` would change a file
 	$(Q)clang-format --dry-run -Werror $(C_FILES)
 
 tidy: ## clang-tidy on the C files (search=TEXT: those whose path contains it)
-	$(Q)printf '%s\n' $(foreach f,$(SOURCES),$(if $(findstring $(search),$f),$f)) | \
+	$(Q)printf '%s\n' $(call selected,$(SOURCES)) | \
 	  xargs -P "$$(nproc)" -n 4 sh -c 'clang-tidy --quiet "$$@" -- $(filter-out -MMD -MP,$(BASE_CFLAGS)) 2>/dev/null' tidy
 
 # ---- benchmarks ---------------------------------------------------------------------------------------------

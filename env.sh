@@ -24,6 +24,9 @@ Jansson|qst_has_library jansson - json_loads|libjansson-dev
 xxHash|qst_has_library libxxhash - XXH3_128bits|libxxhash-dev
 utf8proc|qst_has_library libutf8proc - utf8proc_version|libutf8proc-dev
 gnuplot (pictures of reports)|command -v gnuplot|gnuplot-nox
+curl or wget (the model of make demo)|command -v curl || command -v wget|ca-certificates curl
+unzip (the model of make demo)|command -v unzip || command -v bsdtar || command -v python3|unzip
+pkill (make test)|command -v pkill|procps
 NEEDS
   if [[ ${1:-} == dev ]]; then
     cat <<'NEEDS'

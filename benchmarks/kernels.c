@@ -249,7 +249,6 @@ static int open_devices(struct bench *bench, const struct settings *s) {
   struct device_options options = {.name = "cpu", .cpu_isa = s->isa, .act = s->act, .threads = s->threads};
   options.limits = (struct device_limits){.rows = m->rows,
                                           .logit_rows = m->logit_rows,
-                                          .widest_product = (int64_t)2 * m->ff * m->hidden,
                                           .vocabulary = m->vocabulary,
                                           .hidden = m->hidden,
                                           .side_hidden = m->hidden / m->reduction};

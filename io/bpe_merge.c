@@ -37,8 +37,8 @@ int bpe_build_pairs(struct bpe *bpe, const struct merge *merges, size_t count) {
 
 static uint32_t rank_of(const struct bpe *bpe, int32_t left, int32_t right, int32_t *result) {
   const struct pair_entry *entry = bpe_pair(bpe, left, right);
+  *result = entry ? entry->result : -1;
   if (!entry) return UINT32_MAX;
-  *result = entry->result;
   return entry->rank;
 }
 
@@ -52,8 +52,8 @@ size_t bpe_merge_short(const struct bpe *bpe, int32_t *ids, size_t count) {
       if (ranks[i] < ranks[best]) best = i;
     if (ranks[best] == UINT32_MAX) break;
     ids[best] = results[best];
-    for (size_t i = best + 1; i + 1 < count; i++) {
-      ids[i] = ids[i + 1];
+    for (size_t i = best + 1; i + 1 < count; i++) ids[i] = ids[i + 1];
+    for (size_t i = best + 1; i + 2 < count; i++) {
       ranks[i] = ranks[i + 1];
       results[i] = results[i + 1];
     }

@@ -32,8 +32,6 @@ static void dataset_name(enum store store, const char *tensor, char name[NAME_SI
 
 static int write_state(struct h5_file *file, const struct checkpoint_state *state) {
   TRY(h5_set_integer(file, "/", "step", state->step));
-  TRY(h5_set_integer(file, "/", "epoch", state->epoch));
-  TRY(h5_set_integer(file, "/", "row", state->row));
   TRY(h5_set_number(file, "/", "best_loss", state->best_loss));
   TRY(h5_set_integer(file, "/", "best_step", state->best_step));
   TRY(h5_set_text(file, "/", "backbone", state->backbone));
@@ -94,14 +92,12 @@ static int read_settings(struct h5_file *file, struct buffer *out) {
 
 static int read_state(struct h5_file *file, struct checkpoint_state *out) {
   TRY(h5_get_integer(file, "/", "step", &out->step));
-  TRY(h5_get_integer(file, "/", "epoch", &out->epoch));
-  TRY(h5_get_integer(file, "/", "row", &out->row));
   TRY(h5_get_number(file, "/", "best_loss", &out->best_loss));
   TRY(h5_get_integer(file, "/", "best_step", &out->best_step));
   TRY(read_digest(file, "backbone", out->backbone));
   TRY(read_digest(file, "data", out->data));
   TRY(read_settings(file, &out->settings));
-  if (out->step < 0 || out->epoch < 0 || out->row < 0 || out->best_step < -1 || isnan(out->best_loss))
+  if (out->step < 0 || out->best_step < -1 || isnan(out->best_loss))
     return fail(ERR_INPUT, "%s: the state of the run is out of range", h5_path(file));
   return OK;
 }

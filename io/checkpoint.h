@@ -25,11 +25,10 @@ struct named_tensor {
 /** Settings travel as "key = value" lines, the config file's syntax (base/options.h). */
 struct checkpoint_state {
   int64_t step;
-  int64_t epoch, row;      /**< data position after `step`: epoch and rows of it already used */
-  double best_loss;        /**< best evaluation loss so far; +inf before the first */
-  int64_t best_step;       /**< -1 before the first */
-  char backbone[33];       /**< backbone_file_digest() */
-  char data[33];           /**< token_file digest; "" in an exported side network */
+  double best_loss;  /**< best evaluation loss so far; +inf before the first */
+  int64_t best_step; /**< -1 before the first */
+  char backbone[33]; /**< backbone_file_digest() */
+  char data[33];     /**< token_file digest; "" in an exported side network */
   struct buffer settings;
 };
 

@@ -54,7 +54,7 @@ static int open_scalar(struct h5_file *file, const char *object, const char *nam
 }
 
 static int get_scalar(struct h5_file *file, const char *object, const char *name, hid_t type, void *out) {
-  hid_t attribute;
+  hid_t attribute = H5I_INVALID_HID;
   TRY(open_scalar(file, object, name, &attribute));
   hid_t found = H5Aget_type(attribute);
   int status = OK;
@@ -87,7 +87,7 @@ static int read_text(struct h5_file *file, hid_t attribute, hid_t type, const ch
 
 int h5_get_text(struct h5_file *file, const char *object, const char *name, char **out) {
   *out = NULL;
-  hid_t attribute;
+  hid_t attribute = H5I_INVALID_HID;
   TRY(open_scalar(file, object, name, &attribute));
   hid_t type = H5Aget_type(attribute);
   int status = read_text(file, attribute, type, name, out);
@@ -116,7 +116,7 @@ static int list_attributes(struct h5_file *file, const char *object, struct attr
 }
 
 static int kind_of(struct h5_file *file, const char *object, const char *name, enum h5_attribute_kind *out) {
-  hid_t attribute;
+  hid_t attribute = H5I_INVALID_HID;
   TRY(open_scalar(file, object, name, &attribute));
   hid_t type = H5Aget_type(attribute);
   H5T_class_t class = H5Tget_class(type);

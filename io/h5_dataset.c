@@ -124,7 +124,8 @@ static int read_hashed(struct h5_file *file, const struct h5_place *place, char 
   struct hash_state *hash;
   char *buffer = NULL;
   TRY(hash_begin(&hash));
-  int status = out ? OK : memory_array(&buffer, PIECE, 1);
+  /* No larger than needed: glibc before 2.38 does not reuse freed aligned blocks, and files hold many small datasets. */
+  int status = out ? OK : memory_array(&buffer, place->shape.bytes < PIECE ? place->shape.bytes : PIECE, 1);
   for (uint64_t done = 0; status == OK && done < place->shape.bytes; done += PIECE) {
     uint64_t piece = place->shape.bytes - done < PIECE ? place->shape.bytes - done : PIECE;
     char *to = out ? out + done : buffer;

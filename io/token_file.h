@@ -12,17 +12,17 @@
 #include <stdint.h>
 
 struct token_file {
-  int64_t rows, total;    /**< rows; tokens of all rows */
-  int64_t label_tokens;   /**< labels on tokens with a predecessor in their row: what a loss can be taken on */
+  int64_t rows, total;  /**< rows; tokens of all rows */
+  int64_t label_tokens; /**< labels on tokens with a predecessor in their row: what a loss can be taken on */
   int64_t truncated;
   int32_t vocabulary;
   int32_t *tokens, *labels; /**< [total] */
   int64_t *offsets;         /**< [rows + 1] */
   int32_t *completions;     /**< [rows] */
   char template_name[32];
-  char source[64];          /**< name and hash of the JSONL */
+  char source[64]; /**< name and hash of the JSONL */
   char tokenizer[33];
-  char digest[33];          /**< hash of the datasets' checksums; set by reading */
+  char digest[33]; /**< hash of the datasets' checksums; set by reading */
 };
 
 /** Reads all of it into memory and checks it (ids below the vocabulary, offsets ascending, no empty rows). */

@@ -358,13 +358,14 @@ struct adamw_args {
 /* ---- the tables ----------------------------------------------------------------------------------------- */
 
 /** Every operation; all are required of every device. */
-#define DEVICE_OPERATIONS(X)                                                                                       \
-  X(embed)                                                                                                         \
-  X(frozen_linear) X(frozen_logits) X(frozen_input_grad) X(linear) X(linear_input_grad) X(linear_weight_grad)      \
-      X(rmsnorm) X(rmsnorm_backward) X(layernorm) X(layernorm_backward) X(rope) X(attention) X(attention_backward) \
-          X(swiglu) X(swiglu_backward) X(silu) X(silu_backward) X(pool) X(gate) X(gate_backward) X(mix)            \
-              X(mix_backward) X(copy_rows) X(to_act) X(cross_entropy) X(argmax) X(fixed_add) X(fixed_total)        \
-                  X(fixed_get) X(sum_squares) X(adamw)
+/* clang-format off */
+#define DEVICE_OPERATIONS(X)                                                                        \
+  X(embed) X(frozen_linear) X(frozen_logits) X(frozen_input_grad) X(linear) X(linear_input_grad)    \
+  X(linear_weight_grad) X(rmsnorm) X(rmsnorm_backward) X(layernorm) X(layernorm_backward) X(rope)   \
+  X(attention) X(attention_backward) X(swiglu) X(swiglu_backward) X(silu) X(silu_backward) X(pool)  \
+  X(gate) X(gate_backward) X(mix) X(mix_backward) X(copy_rows) X(to_act) X(cross_entropy) X(argmax) \
+  X(fixed_add) X(fixed_total) X(fixed_get) X(sum_squares) X(adamw)
+/* clang-format on */
 
 #define DEVICE_SLOT(name) int (*name)(struct device *, const struct name##_args *);
 struct device_operations {
@@ -401,7 +402,9 @@ struct device_limits {
   int side_hidden; /**< heads * head_dim of attention_backward; 0 = no backward pass */
 };
 
-enum { LOGIT_ROWS = 128 }; /**< rows of logits that exist at a time */
+enum {
+  LOGIT_ROWS = 256
+}; /**< rows of logits that exist at a time: with fewer the head's weights, read once a chunk, cost more than its products */
 
 struct device_options {
   const char *name;    /**< "auto", "cpu", …: device_list() */

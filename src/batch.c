@@ -1,6 +1,5 @@
 #include "batch.h"
 
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,6 +42,12 @@ int64_t data_order_row(struct data_order *order, int64_t place) {
 
 /* ---- packing a step ------------------------------------------------------------------------------------- */
 
+/* A row or a micro-batch by its size. */
+struct sized {
+  int64_t index;
+  int length;
+};
+
 int step_plan_open(struct step_plan *plan, int row_capacity) {
   *plan = (struct step_plan){0};
   size_t count = (size_t)row_capacity + 1;
@@ -52,7 +57,10 @@ int step_plan_open(struct step_plan *plan, int row_capacity) {
   TRY(memory_array(&plan->tokens, count, sizeof *plan->tokens));
   TRY(memory_array(&plan->taken, count, sizeof *plan->taken));
   TRY(memory_array(&plan->length, count, sizeof *plan->length));
-  return memory_array(&plan->bin, count, sizeof *plan->bin);
+  TRY(memory_array(&plan->bin, count, sizeof *plan->bin));
+  TRY(memory_array(&plan->load, count, sizeof *plan->load));
+  TRY(memory_array(&plan->heap, count, sizeof *plan->heap));
+  return memory_array(&plan->sorted, count, sizeof *plan->sorted);
 }
 
 void step_plan_close(struct step_plan *plan) {
@@ -63,35 +71,46 @@ void step_plan_close(struct step_plan *plan) {
   free(plan->taken);
   free(plan->length);
   free(plan->bin);
+  free(plan->load);
+  free(plan->heap);
+  free(plan->sorted);
   *plan = (struct step_plan){0};
 }
-
-struct sized {
-  int64_t row;
-  int length;
-};
 
 static int longest_first(const void *left, const void *right) {
   const struct sized *a = left, *b = right;
   if (a->length != b->length) return a->length > b->length ? -1 : 1;
-  return a->row < b->row ? -1 : a->row > b->row;
+  return a->index < b->index ? -1 : a->index > b->index;
 }
 
-static int least_loaded(const int *load, int count) {
-  int best = 0;
-  for (int i = 1; i < count; i++)
-    if (load[i] < load[best]) best = i;
-  return best;
+/* A heap of bins: the one with the least at the root, of equal ones the first. */
+static bool is_lighter(const int64_t *load, int a, int b) {
+  return load[a] != load[b] ? load[a] < load[b] : a < b;
 }
 
-/* Longest row first into the emptiest bin; false when a row does not fit. */
-static bool fill_bins(struct step_plan *plan, int bins, int capacity) {
-  for (int i = 0; i < bins; i++) plan->tokens[i] = 0;
-  for (int i = 0; i < plan->row_count; i++) {
-    int bin = least_loaded(plan->tokens, bins);
-    if (plan->tokens[bin] + plan->length[i] > capacity) return false;
-    plan->bin[i] = bin;
-    plan->tokens[bin] += plan->length[i];
+static void sink_root(int *heap, int count, const int64_t *load) {
+  for (int at = 0, child; (child = 2 * at + 1) < count; at = child) {
+    if (child + 1 < count && is_lighter(load, heap[child + 1], heap[child])) child++;
+    if (!is_lighter(load, heap[child], heap[at])) return;
+    int swapped = heap[at];
+    heap[at] = heap[child];
+    heap[child] = swapped;
+  }
+}
+
+/* Deals items, in their order, each to the emptiest bin: load[bins] is filled, bin[i] says where item i went. False when
+ * a bin would hold more than `capacity`. heap: [bins] of scratch. */
+static bool deal(const int *sizes, int count, int bins, int64_t capacity, int64_t *load, int *bin, int *heap) {
+  for (int i = 0; i < bins; i++) {
+    load[i] = 0;
+    heap[i] = i;
+  }
+  for (int i = 0; i < count; i++) {
+    int emptiest = heap[0];
+    if (sizes[i] > capacity - load[emptiest]) return false;
+    bin[i] = emptiest;
+    load[emptiest] += sizes[i];
+    sink_root(heap, bins, load);
   }
   return true;
 }
@@ -104,30 +123,34 @@ static int fewest_bins(int64_t total, int capacity, int rows) {
   return bins > 0 ? bins : 1;
 }
 
-static void group_by_bin(struct step_plan *plan) {
-  int next = 0;
-  for (int bin = 0; bin < plan->micro_batches; bin++) {
-    plan->start[bin] = next;
-    for (int i = 0; i < plan->row_count; i++)
-      if (plan->bin[i] == bin) plan->rows[next++] = plan->taken[i];
-  }
-  plan->start[plan->micro_batches] = next;
+/* No two of these share a micro-batch: fewer than their number need not be tried. */
+static int rows_over_half(const struct step_plan *plan, int capacity) {
+  int count = 0;
+  while (count < plan->row_count && plan->length[count] > capacity / 2) count++;
+  return count;
 }
 
-/* Largest micro-batch first to the rank with the least; plan->bin and plan->length serve as scratch from here on. */
+/* The rows of a bin together, in their order: start[bin] walks from the bin's first place to its end while they are laid
+ * down, and so ends as the next one's start. */
+static void group_by_bin(struct step_plan *plan) {
+  int *start = plan->start;
+  for (int bin = 0; bin <= plan->micro_batches; bin++) start[bin] = 0;
+  for (int i = 0; i < plan->row_count; i++) start[plan->bin[i] + 1]++;
+  for (int bin = 0; bin < plan->micro_batches; bin++) start[bin + 1] += start[bin];
+  for (int i = 0; i < plan->row_count; i++) plan->rows[start[plan->bin[i]]++] = plan->taken[i];
+  for (int bin = plan->micro_batches; bin > 0; bin--) start[bin] = start[bin - 1];
+  start[0] = 0;
+}
+
+/* Largest micro-batch first to the rank with the least. */
 static void share_among_ranks(struct step_plan *plan, int ranks) {
-  int *load = plan->length, *assigned = plan->bin;
-  int loads = ranks < plan->row_count ? ranks : plan->row_count;
-  for (int i = 0; i < loads; i++) load[i] = 0;
-  for (int i = 0; i < plan->micro_batches; i++) assigned[i] = 0;
-  for (int n = 0; n < plan->micro_batches; n++) {
-    int largest = -1;
-    for (int i = 0; i < plan->micro_batches; i++)
-      if (!assigned[i] && (largest < 0 || plan->tokens[i] > plan->tokens[largest])) largest = i;
-    assigned[largest] = 1;
-    plan->owner[largest] = least_loaded(load, loads);
-    load[plan->owner[largest]] += plan->tokens[largest];
-  }
+  int count = plan->micro_batches;
+  for (int i = 0; i < count; i++) plan->sorted[i] = (struct sized){i, plan->tokens[i]};
+  qsort(plan->sorted, (size_t)count, sizeof *plan->sorted, longest_first);
+  for (int i = 0; i < count; i++) plan->length[i] = plan->sorted[i].length;
+  deal(plan->length, count, ranks < plan->row_count ? ranks : plan->row_count, INT64_MAX, plan->load, plan->bin,
+       plan->heap);
+  for (int i = 0; i < count; i++) plan->owner[plan->sorted[i].index] = plan->bin[i];
 }
 
 static int64_t labels_of_row(const struct token_file *data, int64_t row) {
@@ -138,27 +161,31 @@ static int64_t labels_of_row(const struct token_file *data, int64_t row) {
 
 static int take_rows(struct step_plan *plan, const struct token_file *data, struct data_order *order, int64_t first,
                      int count, int capacity) {
-  struct sized *sorted;
-  TRY(memory_array(&sorted, (size_t)count, sizeof *sorted));
-  int status = OK;
-  for (int i = 0; i < count && status == OK; i++) {
+  for (int i = 0; i < count; i++) {
     int64_t row = data_order_row(order, first + i);
     int64_t length = data->offsets[row + 1] - data->offsets[row];
     if (length > capacity)
-      status = fail(ERR_INPUT,
-                    "row %lld of the data has %lld tokens, more than a micro-batch holds: raise --micro-batch-tokens "
-                    "(now %d) or tokenize with --max-tokens %d",
-                    (long long)row + 1, (long long)length, capacity, capacity);
-    sorted[i] = (struct sized){row, (int)(length <= capacity ? length : capacity)};
+      return fail(ERR_INPUT,
+                  "row %lld of the data has %lld tokens, more than a micro-batch holds: raise --micro-batch-tokens "
+                  "(now %d) or tokenize with --max-tokens %d",
+                  (long long)row + 1, (long long)length, capacity, capacity);
+    plan->sorted[i] = (struct sized){row, (int)length};
   }
-  qsort(sorted, (size_t)count, sizeof *sorted, longest_first);
+  qsort(plan->sorted, (size_t)count, sizeof *plan->sorted, longest_first);
   for (int i = 0; i < count; i++) {
-    plan->taken[i] = sorted[i].row;
-    plan->length[i] = sorted[i].length;
+    plan->taken[i] = plan->sorted[i].index;
+    plan->length[i] = plan->sorted[i].length;
   }
-  free(sorted);
   plan->row_count = count;
-  return status;
+  return OK;
+}
+
+/* Longest row first into the emptiest bin; false when a row does not fit. */
+static bool fill_bins(struct step_plan *plan, int capacity) {
+  if (!deal(plan->length, plan->row_count, plan->micro_batches, capacity, plan->load, plan->bin, plan->heap))
+    return false;
+  for (int i = 0; i < plan->micro_batches; i++) plan->tokens[i] = (int)plan->load[i];
+  return true;
 }
 
 int step_plan_make(struct step_plan *plan, const struct token_file *data, struct data_order *order, int64_t first,
@@ -170,8 +197,13 @@ int step_plan_make(struct step_plan *plan, const struct token_file *data, struct
     total += plan->length[i];
     plan->label_tokens += labels_of_row(data, plan->taken[i]);
   }
-  plan->micro_batches = fewest_bins(total, capacity, count);
-  while (!fill_bins(plan, plan->micro_batches, capacity)) plan->micro_batches++;
+  int bins = fewest_bins(total, capacity, count), large = rows_over_half(plan, capacity);
+  plan->micro_batches = bins > large ? bins : large;
+  /* One more at a time; of many, half a percent, or the packing of a huge step would take minutes. */
+  while (!fill_bins(plan, capacity)) {
+    bins = plan->micro_batches + 1 + plan->micro_batches / 256;
+    plan->micro_batches = bins < count ? bins : count;
+  }
   group_by_bin(plan);
   share_among_ranks(plan, ranks);
   return OK;

@@ -32,8 +32,9 @@ struct step_plan {
   int *tokens;          /**< [row capacity] tokens of each micro-batch */
   int64_t label_tokens; /**< of the whole step: what the loss is divided by */
   /* scratch of the packing, [row capacity] each */
-  int64_t *taken;
-  int *length, *bin;
+  int64_t *taken, *load;
+  int *length, *bin, *heap;
+  struct sized *sorted;
 };
 int step_plan_open(struct step_plan *plan, int row_capacity);
 void step_plan_close(struct step_plan *plan);

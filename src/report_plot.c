@@ -35,7 +35,7 @@ static double memory_of(const struct metrics_step *step) {
 }
 
 static const struct panel PANELS[] = {
-    {"loss (nats a token; line: training, points: evaluation)", loss_of},
+    {"loss (nats a token, logarithmic; points: evaluation)", loss_of},
     {"learning rate", lr_of},
     {"throughput (tokens/s, all ranks)", throughput_of},
     {"peak memory of a rank (MB)", memory_of},
@@ -94,9 +94,13 @@ static int print_data(const struct report_run *runs, int count, struct buffer *s
   return OK;
 }
 
-/* The names of the runs stand in the first panel only. */
+/* The names of the runs stand in the first panel only; the losses there fall by orders of magnitude. */
 static int print_panel(const struct report_run *runs, int count, int p, struct buffer *script) {
-  TRY(buffer_print(script, "set title '%s'\n%s key\nplot [0:*] [0:*] ", PANELS[p].title, p == 0 ? "set" : "unset"));
+  TRY(buffer_print(script, "set title '%s'\n", PANELS[p].title));
+  TRY(buffer_print(
+      script, p == 0
+                  ? "set key\nset logscale y\nplot [0:*] "
+                  : "unset key\nunset logscale\nset offsets graph 0, graph 0, graph 0.05, graph 0\nplot [0:*] [0:*] "));
   for (int r = 0; r < count; r++) {
     const char *color = COLORS[r % COLOR_COUNT];
     TRY(buffer_print(script, "%s$s%d_%d with lines lw 1.5 lc rgb '%s' title ", r ? ", " : "", p, r, color));
@@ -112,7 +116,7 @@ static int print_script(const struct report_run *runs, int count, enum picture k
   TRY(print_data(runs, count, script));
   TRY(buffer_print(script,
                    "set multiplot layout 2,2\nset grid lc rgb '#dddddd' lt 1\nset tics nomirror\nset border 3\n"
-                   "set xlabel 'step'\nset offsets graph 0, graph 0, graph 0.05, graph 0\n"));
+                   "set xlabel 'step'\n"));
   for (int p = 0; p < PANEL_COUNT; p++) TRY(print_panel(runs, count, p, script));
   return buffer_print(script, "unset multiplot\n");
 }

@@ -18,11 +18,11 @@ static bool reduction_works(const struct model_config *backbone, int heads, int 
 
 /* 0 when no reduction works with this number of heads. */
 static int nearest_reduction(const struct model_config *backbone, int heads, int wanted) {
-  for (int distance = 0; distance <= backbone->hidden; distance++) {
-    if (reduction_works(backbone, heads, wanted - distance)) return wanted - distance;
-    if (reduction_works(backbone, heads, wanted + distance)) return wanted + distance;
-  }
-  return 0;
+  int nearest = 0;
+  for (int reduction = 1; reduction <= backbone->hidden; reduction++)
+    if (reduction_works(backbone, heads, reduction) && (!nearest || abs(reduction - wanted) < abs(nearest - wanted)))
+      nearest = reduction;
+  return nearest;
 }
 
 static int check_reduction(const struct model_config *backbone, int heads, int reduction) {

@@ -18,47 +18,47 @@
 
 static int checks_run, checks_failed;
 
-#define CHECK(condition)                                                            \
-  do {                                                                              \
-    checks_run++;                                                                   \
-    if (!(condition)) {                                                             \
-      checks_failed++;                                                              \
-      fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #condition);       \
-    }                                                                               \
+#define CHECK(condition)                                                      \
+  do {                                                                        \
+    checks_run++;                                                             \
+    if (!(condition)) {                                                       \
+      checks_failed++;                                                        \
+      fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #condition); \
+    }                                                                         \
   } while (0)
 
 /** The call must succeed. */
-#define CHECK_OK(call)                                                                                     \
-  do {                                                                                                     \
-    int check_status_ = (call);                                                                            \
-    checks_run++;                                                                                          \
-    if (check_status_ != OK) {                                                                             \
-      checks_failed++;                                                                                     \
+#define CHECK_OK(call)                                                                                      \
+  do {                                                                                                      \
+    int check_status_ = (call);                                                                             \
+    checks_run++;                                                                                           \
+    if (check_status_ != OK) {                                                                              \
+      checks_failed++;                                                                                      \
       fprintf(stderr, "%s:%d: %s gave %d: %s\n", __FILE__, __LINE__, #call, check_status_, fail_message()); \
-    }                                                                                                      \
+    }                                                                                                       \
   } while (0)
 
 /** The call must fail with this status and a message that contains the text. */
-#define CHECK_FAILS(expected, text, call)                                                                  \
-  do {                                                                                                     \
-    int check_status_ = (call);                                                                            \
-    checks_run++;                                                                                          \
-    if (check_status_ != (expected) || !strstr(fail_message(), (text))) {                                  \
-      checks_failed++;                                                                                     \
+#define CHECK_FAILS(expected, text, call)                                                                   \
+  do {                                                                                                      \
+    int check_status_ = (call);                                                                             \
+    checks_run++;                                                                                           \
+    if (check_status_ != (expected) || !strstr(fail_message(), (text))) {                                   \
+      checks_failed++;                                                                                      \
       fprintf(stderr, "%s:%d: %s gave %d: %s\n", __FILE__, __LINE__, #call, check_status_, fail_message()); \
-    }                                                                                                      \
+    }                                                                                                       \
   } while (0)
 
 /** ‖got − want‖ ≤ bound · ‖want‖; NaN fails. */
-#define CHECK_NEAR(got, want, count, bound)                                                                \
-  do {                                                                                                     \
-    double check_error_ = relative_error((got), (want), (count));                                          \
-    checks_run++;                                                                                          \
-    if (!(check_error_ <= (bound))) {                                                                      \
-      checks_failed++;                                                                                     \
-      fprintf(stderr, "%s:%d: %s is %.3g away from %s, bound %.3g\n", __FILE__, __LINE__, #got, check_error_, \
-              #want, (double)(bound));                                                                     \
-    }                                                                                                      \
+#define CHECK_NEAR(got, want, count, bound)                                                                          \
+  do {                                                                                                               \
+    double check_error_ = relative_error((got), (want), (count));                                                    \
+    checks_run++;                                                                                                    \
+    if (!(check_error_ <= (bound))) {                                                                                \
+      checks_failed++;                                                                                               \
+      fprintf(stderr, "%s:%d: %s is %.3g away from %s, bound %.3g\n", __FILE__, __LINE__, #got, check_error_, #want, \
+              (double)(bound));                                                                                      \
+    }                                                                                                                \
   } while (0)
 
 static inline double relative_error(const float *got, const float *want, size_t count) {

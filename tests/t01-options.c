@@ -69,6 +69,8 @@ static void test_names(void) {
 static void test_values(void) {
   CHECK_FAILS(ERR_USAGE, "--lr: needs a value", parse(TRAIN "--lr"));
   CHECK_FAILS(ERR_USAGE, "--lr: needs a value", parse(TRAIN "--lr --steps 5"));
+  CHECK_FAILS(ERR_USAGE, "--init: needs a value: SIDE", parse(TRAIN "--init="));
+  CHECK_FAILS(ERR_USAGE, "to 9007199254740991", parse(TRAIN "--seed -1"));
   CHECK_FAILS(ERR_USAGE, "'1x' is not a number", parse(TRAIN "--lr 1x"));
   CHECK_FAILS(ERR_USAGE, "is not a number", parse(TRAIN "--lr nan"));
   CHECK_FAILS(ERR_USAGE, "out of range", parse(TRAIN "--lr inf"));
@@ -128,11 +130,25 @@ static void test_config(void) {
   free(path);
 }
 
+/* What was printed, defaults and all, is a config file that contradicts neither itself nor the command line. */
+static void check_as_config(const struct buffer *printed) {
+  char *path = scratch_path("printed.conf"), line[512];
+  scratch_fill(path, printed->data, printed->size);
+  snprintf(line, sizeof line, "train --config %s", path);
+  CHECK_OK(parse(line));
+  CHECK(options.lr == 0.1 && options.steps == 70 && options.epochs == 1 && options.resume);
+  snprintf(line, sizeof line, "train --config %s --epochs 2 --no-resume --init S", path);
+  CHECK_OK(parse(line));
+  CHECK(options.epochs == 2 && options.steps == 0 && !options.resume && strcmp(options.init, "S") == 0);
+  free(path);
+}
+
 /* All that changes from the default survives being printed and read back, odd texts included. */
 static void test_round_trip(void) {
-  char *words[] = {"qst-mpi", "train",      "--backbone", " b \"x\"\\ ", "--data", "a\nb\t",
-                   "--out",   "r=1 # no",   "--lr",       "0.1",         "--seed", "9007199254740991",
-                   "--clip",  "0.33333333", "--resume",   "--eval-data", ""};
+  char *words[] = {"qst-mpi", "train",    "--backbone", " b \"x\"\\ ", "--data",   "a\nb\t",
+                   "--out",   "r=1 # no", "--lr",       "0.1",         "--seed",   "9007199254740991",
+                   "--steps", "70",       "--clip",     "0.33333333",  "--resume", "--eval-data",
+                   "'"};
   options_free(&options);
   CHECK_OK(options_parse(sizeof words / sizeof words[0], words, &options, &text));
   struct buffer first = {0}, second = {0};
@@ -143,12 +159,13 @@ static void test_round_trip(void) {
   CHECK(strcmp(first.data, second.data) == 0);
   CHECK(strcmp(again.backbone, words[3]) == 0 && strcmp(again.data, words[5]) == 0);
   CHECK(strcmp(again.out, words[7]) == 0 && again.lr == 0.1 && again.clip == 0.33333333 && again.resume);
-  CHECK(again.seed == 9007199254740991 && again.eval_data[0] == 0);
+  CHECK(again.seed == 9007199254740991 && strcmp(again.eval_data, "'") == 0);
   buffer_clear(&second);
   CHECK_OK(options_print(&options, true, &second));
   CHECK(strstr(second.data, "lr = 0.1\n") && strstr(second.data, "global-batch = 16\n"));
   CHECK(!strstr(second.data, "out") && !strstr(second.data, "threads") && !strstr(second.data, "resume"));
   CHECK_FAILS(ERR_USAGE, "stored:1: lrr", options_read(&again, "lrr = 1\n", "stored"));
+  check_as_config(&first);
   options_free(&again);
   buffer_free(&first);
   buffer_free(&second);

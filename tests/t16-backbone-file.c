@@ -4,6 +4,8 @@
  * missing and misshapen parts, damage.
  */
 // RUN ranks=1 args=""
+#include <hdf5.h>
+
 #include "damage.h"
 #include "io/backbone_file.h"
 
@@ -220,13 +222,50 @@ static void test_wrong_uses(void) {
   CHECK_FAILS(ERR_INTERNAL, "/embedding was not given", backbone_writer_publish(&writer));
   CHECK(writer == NULL && access(path, F_OK) != 0 && scratch_count("incomplete") == 0);
   CHECK_FAILS(ERR_SYSTEM, "No such file", write_sample("/nowhere/b.h5", &config, WEIGHT_NF4, true, ""));
-
-  /* a file whose configuration and datasets contradict each other */
-  struct h5_file *h5;
   CHECK_OK(write_sample(path, &config, WEIGHT_NF4, true, ""));
-  CHECK_OK(h5_open(&h5, path, NULL, 0));
-  CHECK_FAILS(ERR_INPUT, "qst-tokens", h5_open(&(struct h5_file *){NULL}, path, "qst-tokens", 1));
-  h5_close(&h5);
+  CHECK_FAILS(ERR_INPUT, "is a qst-backbone file", h5_open(&(struct h5_file *){NULL}, path, "qst-tokens", 1));
+  free(path);
+}
+
+/* Files that HDF5 finds no fault with: an attribute of /config changed, a dataset gone. */
+static void set_config(const char *path, const char *name, int64_t value) {
+  hid_t file = H5Fopen(path, H5F_ACC_RDWR, H5P_DEFAULT);
+  hid_t space = H5Screate(H5S_SCALAR), config = H5Gopen2(file, "/config", H5P_DEFAULT);
+  H5Adelete(config, name);
+  hid_t attribute = H5Acreate2(config, name, H5T_STD_I64LE, space, H5P_DEFAULT, H5P_DEFAULT);
+  CHECK(H5Awrite(attribute, H5T_NATIVE_INT64, &value) >= 0);
+  H5Aclose(attribute);
+  H5Gclose(config);
+  H5Sclose(space);
+  H5Fclose(file);
+}
+
+static void test_contradictions(void) {
+  static const struct {
+    const char *name, *message;
+    int64_t value, right;
+  } cases[] = {{"feed_forward", "gate_proj/codes is u8 [96, 0], its configuration says u8 [128, 0]", 32, 24},
+               {"layers", "has no /layers/002", 3, LAYERS},
+               {"layers", "the number of layers is -1", -1, LAYERS},
+               {"layers", "out of range", INT64_MAX, LAYERS},
+               {"vocabulary", "/embedding is u16", 13, VOCABULARY},
+               {"tied_head", "has no /head", 0, 1},
+               {"eos_count", "eos_count", 9, 2}};
+  char *path = scratch_path("backbone.h5");
+  struct model_config config = sample_config(true, false);
+  struct backbone_file *file;
+  CHECK_OK(write_sample(path, &config, WEIGHT_NF4, true, ""));
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    set_config(path, cases[i].name, cases[i].value);
+    CHECK_FAILS(ERR_INPUT, cases[i].message, backbone_file_open(&file, path));
+    CHECK(file == NULL);
+    set_config(path, cases[i].name, cases[i].right);
+  }
+  CHECK_OK(read_sample(path));
+  hid_t id = H5Fopen(path, H5F_ACC_RDWR, H5P_DEFAULT);
+  CHECK(H5Ldelete(id, "/layers/001/v_proj/scale_codes", H5P_DEFAULT) >= 0);
+  H5Fclose(id);
+  CHECK_FAILS(ERR_INPUT, "has no /layers/001/v_proj/scale_codes", backbone_file_open(&file, path));
   free(path);
 }
 
@@ -244,6 +283,7 @@ int main(void) {
   test_round_trip();
   test_digest();
   test_wrong_uses();
+  test_contradictions();
   test_damage();
   scratch_remove();
   return check_result();

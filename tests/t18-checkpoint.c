@@ -18,7 +18,7 @@ static void start_tensors(struct named_tensor tensors[2]) {
 }
 
 static struct checkpoint_state sample_state(void) {
-  struct checkpoint_state state = {.step = 12, .epoch = 1, .row = 40, .best_loss = INFINITY, .best_step = -1};
+  struct checkpoint_state state = {.step = 12, .best_loss = INFINITY, .best_step = -1};
   strcpy(state.backbone, "0123456789abcdef0123456789abcdef");
   strcpy(state.data, "fedcba9876543210fedcba9876543210");
   state.settings.data = "mix = alpha\nlr = 0.001\n";
@@ -40,7 +40,7 @@ static int check_content(struct checkpoint *checkpoint) {
   start_tensors(tensors);
   tensors[0].data = got[0], tensors[0].m = got[1], tensors[0].v = got[2];
   tensors[1].data = got[3], tensors[1].m = got[4], tensors[1].v = got[5];
-  CHECK(state->step == 12 && state->epoch == 1 && state->row == 40);
+  CHECK(state->step == 12);
   CHECK(state->best_loss == INFINITY && state->best_step == -1);
   CHECK(strcmp(state->backbone, want.backbone) == 0 && strcmp(state->data, want.data) == 0);
   CHECK(strcmp(state->settings.data, want.settings.data) == 0);

@@ -474,6 +474,7 @@ static void test_all(const char *isa, const char *act, int *tried) {
     test_head(&fixture, 9, 515, 65);
     test_head(&fixture, 33, 4801, 72);
     test_head(&fixture, 3, 9001, 5);
+    test_head(&fixture, 50, 4800, 110);
     test_rows_alone(&fixture);
     test_linears(&fixture);
   } else {

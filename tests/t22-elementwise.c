@@ -113,7 +113,10 @@ static void test_pool(struct crew *crew, int rows, int cols, int window, bool ma
 }
 
 static void test_to_act(struct crew *crew, size_t count) {
+  static const float special[] = {0x1.01p0f,       0x1.03p0f, -0x1.01p0f, 0x1.010002p0f,
+                                  0x1.fffffep127f, INFINITY,  -INFINITY,  0};
   struct operand x = operand_random(count, DTYPE_F32, 3);
+  for (size_t i = 0; i < count && i < 8; i++) ((float *)x.data)[i] = special[i]; /* ties, and the ends of the range */
   struct result y = result_of(count, crew->act, NULL);
   struct to_act_args args = {y.data, x.data, count};
   RUN(crew, to_act, &args, &y);

@@ -10,7 +10,7 @@ read -ra options <<<"$(tiny_options) --steps $steps --save-every 1000 --eval-eve
 
 # wait_for_step RUN STEP
 wait_for_step() {
-  for _ in $(seq 600); do
+  for _ in $(seq $((600 * ${TIME_FACTOR:-1}))); do
     grep -qs "\"step\":$2," "$1/metrics.jsonl" && return
     sleep 0.02
   done

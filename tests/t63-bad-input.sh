@@ -46,6 +46,7 @@ refused 2 "--resume" "$QST" "${options[@]}" --out "$work/run"
 refused 1 "lr" "$QST" "${options[@]}" --out "$work/run" --resume --lr 1e-2
 refused 1 "--data" "$QST" "${options[@]}" --out "$work/run" --resume --data "$work/e.h5"
 refused 2 "--reduction-factor" "$QST" "${options[@]}" --out "$work/none" --reduction-factor 7
+refused 2 "--reduction-factor 6" "$QST" "${options[@]}" --out "$work/none" --reduction-factor 1024
 refused 1 "--micro-batch-tokens" "$QST" "${options[@]}" --out "$work/none" --micro-batch-tokens 16
 
 # Places where nothing can be written.

@@ -148,7 +148,8 @@ static inline void tiny_open_backbone(struct tiny *tiny, const struct tiny_path 
   CHECK_OK(backbone_file_open(&file, name));
   free(name);
   if (!file) exit(check_result());
-  struct device_options options = {.name = test_device(), .cpu_isa = path->isa, .act = path->act, .threads = path->threads};
+  struct device_options options = {
+      .name = test_device(), .cpu_isa = path->isa, .act = path->act, .threads = path->threads};
   options.limits = backbone_limits(backbone_file_config(file), rows);
   options.limits.side_hidden = options.limits.hidden;
   CHECK_OK(device_open(&tiny->device, &options));

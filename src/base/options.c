@@ -47,6 +47,7 @@ static int fail_choice(const struct option *option, const char *text) {
 }
 
 static int set_text(const struct option *option, const char *text, char **out) {
+  if (!text[0]) return fail(ERR_USAGE, "needs a value: %s", option->value);
   if (strlen(text) > TEXT_LIMIT) return fail(ERR_USAGE, "a value of more than %d bytes", TEXT_LIMIT);
   if (!option->choices) return copy_text(text, out);
   for (int i = 0; option->choices[i]; i++)
@@ -56,7 +57,7 @@ static int set_text(const struct option *option, const char *text, char **out) {
 
 static int check_range(const struct option *option, const char *text, double number) {
   if (number >= option->minimum && number <= option->maximum) return OK;
-  return fail(ERR_USAGE, "'%.*s' is out of range: %.15g to %.15g%s%s", SHOWN, text, option->minimum, option->maximum,
+  return fail(ERR_USAGE, "'%.*s' is out of range: %.16g to %.16g%s%s", SHOWN, text, option->minimum, option->maximum,
               option->unit ? " " : "", option->unit ? option->unit : "");
 }
 
@@ -314,17 +315,23 @@ static int read_words(struct parser *parser, int count, char **words) {
 
 /* ---- what belongs together ------------------------------------------------------------------------------ */
 
-static enum source source_of(const struct parser *parser, const char *name) {
-  return parser->given[option_find(name, IN(parser->out->command)) - option_table];
-}
-
-static bool has_value(const struct parser *parser, const struct option_rule *rule) {
-  if (!rule->a_value) return true;
+static bool has_value(const struct options *options, const struct option *option, const char *value) {
   struct buffer text = {0};
-  bool same = print_value(parser->out, option_find(rule->a, IN(rule->command)), &text) == OK &&
-              strcmp(text.data, rule->a_value) == 0;
+  bool same = print_value(options, option, &text) == OK && strcmp(text.data, value) == 0;
   buffer_free(&text);
   return same;
+}
+
+/* Where an option was given. A config file may list all of them, as that of a run does: a default in it says nothing. */
+static enum source source_of(const struct parser *parser, const char *name) {
+  const struct option *option = option_find(name, IN(parser->out->command));
+  enum source source = parser->given[option - option_table];
+  bool says_nothing = source == SOURCE_CONFIG && option->initial && has_value(parser->out, option, option->initial);
+  return says_nothing ? SOURCE_DEFAULT : source;
+}
+
+static bool rule_applies(const struct parser *parser, const struct option_rule *rule) {
+  return !rule->a_value || has_value(parser->out, option_find(rule->a, IN(rule->command)), rule->a_value);
 }
 
 /* Of two options that exclude each other the one from the command line stands, the config file's is forgotten. */
@@ -336,7 +343,7 @@ static int forget(struct parser *parser, const char *name) {
 
 static int check_excludes(struct parser *parser, const struct option_rule *rule) {
   enum source a = source_of(parser, rule->a), b = source_of(parser, rule->b);
-  if (!a || !b || !has_value(parser, rule)) return OK;
+  if (!a || !b || !rule_applies(parser, rule)) return OK;
   if (a != b) return forget(parser, a > b ? rule->b : rule->a);
   bool shows_value = rule->a_value && strcmp(rule->a_value, "on") != 0;
   return fail(ERR_USAGE, "--%s%s%s and --%s contradict each other: leave one out", rule->a, shows_value ? " " : "",

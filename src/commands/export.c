@@ -54,7 +54,6 @@ static bool ends_with(const char *text, const char *end) {
 /* What a run was about when it saved says nothing of the side network alone. */
 static struct checkpoint_state without_run(const struct checkpoint_state *state) {
   struct checkpoint_state side = *state;
-  side.epoch = side.row = 0;
   side.best_loss = INFINITY;
   side.best_step = -1;
   side.data[0] = 0;

@@ -18,8 +18,8 @@ struct generation {
   struct generator generator;
   struct prompts prompts;
   struct token_list *answers; /**< [prompts.count] */
-  bool streams;               /**< one prompt on a terminal or a pipe: print as it comes */
-  size_t printed;             /**< bytes of the answer that are out */
+  bool streams;               /**< one prompt: print as it comes */
+  struct token_stream stream; /**< its text so far */
 };
 
 /* The prompt's tokens are prefilled in pieces of at most so many. */
@@ -34,27 +34,13 @@ static int decode_answer(const struct generation *run, int request, struct buffe
   return tokenizer_decode(run->engine.tokenizer, answer->ids, count, false, text);
 }
 
-/* Bytes of `text` that end on a whole character: the rest waits for the next token. */
-static size_t whole_characters(const char *text, size_t size) {
-  size_t end = size;
-  for (int back = 0; back < 4 && end > 0; back++) {
-    unsigned char byte = (unsigned char)text[--end];
-    if ((byte & 0xc0) == 0x80) continue;
-    size_t length = byte < 0x80 ? 1 : byte < 0xe0 ? 2 : byte < 0xf0 ? 3 : 4;
-    return end + length <= size ? size : end;
-  }
-  return size;
-}
-
-static int print_news(struct generation *run, int request) {
+static int print_stream(struct generation *run, bool at_end, int32_t token) {
   struct buffer text = {0};
-  int status = decode_answer(run, request, &text);
-  size_t end = status == OK ? whole_characters(text.data ? text.data : "", text.size) : 0;
-  if (end > run->printed) {
-    fwrite(text.data + run->printed, 1, end - run->printed, stdout);
-    fflush(stdout);
-    run->printed = end;
-  }
+  const struct tokenizer *tokenizer = run->engine.tokenizer;
+  int status = at_end ? token_stream_flush(&run->stream, tokenizer, true, &text)
+                      : token_stream_add(&run->stream, tokenizer, token, &text);
+  if (status == OK && text.size > 0) fwrite(text.data, 1, text.size, stdout);
+  if (status == OK) fflush(stdout);
   buffer_free(&text);
   return status;
 }
@@ -62,7 +48,7 @@ static int print_news(struct generation *run, int request) {
 static int take_token(void *context, int request, int32_t token) {
   struct generation *run = context;
   TRY(token_list_append(&run->answers[request], token));
-  return run->streams ? print_news(run, request) : OK;
+  return run->streams && !generator_is_stop(&run->generator, token) ? print_stream(run, false, token) : OK;
 }
 
 /* ---- set-up --------------------------------------------------------------------------------------------- */
@@ -169,7 +155,9 @@ static int run_all(struct generation *run, const struct options *options, struct
   TRY(comm_agree(comm, open_all(run, options, comm)));
   TRY(comm_agree(comm, generate(run, options)));
   if (options->in) return write_rows(run, options, comm);
-  if (comm->rank == 0) putchar('\n');
+  if (comm->rank != 0) return OK;
+  TRY(print_stream(run, true, 0));
+  putchar('\n');
   return OK;
 }
 
@@ -178,6 +166,7 @@ int command_generate(const struct options *options, struct comm *comm) {
   int status = run_all(&run, options, comm);
   for (int i = 0; run.answers && i < run.prompts.count; i++) token_list_free(&run.answers[i]);
   free(run.answers);
+  token_stream_free(&run.stream);
   prompts_close(&run.prompts);
   generator_close(&run.generator);
   engine_close(&run.engine);

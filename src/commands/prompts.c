@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "io/backbone_file.h"
 #include "io/chat.h"
+#include "io/utf8.h"
 
 enum { ROWS_LIMIT = 1 << 30 };
 
@@ -30,6 +31,15 @@ static int grow(struct prompts *prompts) {
   return tokens && lines && rows ? OK : fail(ERR_MEMORY, "not enough memory for %zu prompts", count);
 }
 
+/* What is not UTF-8 in a row was replaced before it was read, and so it is in the answer's row. */
+static int keep_row(const char *row, size_t size, char **out) {
+  struct buffer text = {0};
+  int status = utf8_replace(row, size, &text);
+  if (status != OK) buffer_free(&text);
+  *out = text.data;
+  return status;
+}
+
 /* Tokenizes one row and takes it in. `text` is kept for the answer's file, or NULL. */
 static int add(struct reader *reader, const char *row, size_t size, int64_t line, bool keep_text) {
   struct prompts *prompts = reader->prompts;
@@ -41,7 +51,8 @@ static int add(struct reader *reader, const char *row, size_t size, int64_t line
     int i = prompts->count++;
     prompts->tokens[i] = parsed.tokens;
     prompts->lines[i] = line;
-    prompts->rows[i] = keep_text ? strndup(row, size) : NULL;
+    prompts->rows[i] = NULL;
+    if (keep_text) status = keep_row(row, size, &prompts->rows[i]);
     if ((int)parsed.tokens.size > prompts->longest) prompts->longest = (int)parsed.tokens.size;
     parsed.tokens = (struct token_list){0};
   }
@@ -130,10 +141,8 @@ void prompts_close(struct prompts *prompts) {
 }
 
 int prompts_print_answer(const struct prompts *prompts, int i, const char *answer, size_t size, struct buffer *out) {
-  json_t *row = json_loads(prompts->rows[i], 0, NULL);
-  if (!row) row = json_object(); /* a row with bytes that are not UTF-8: the answer stands alone */
+  json_t *row = json_loads(prompts->rows[i], JSON_ALLOW_NUL, NULL);
   json_t *text = json_stringn(answer, size);
-  if (!text) text = json_stringn_nocheck(answer, size);
   if (!row || !text || json_object_set_new(row, "answer", text) != 0) {
     json_decref(row);
     return fail(ERR_MEMORY, "not enough memory for an answer");

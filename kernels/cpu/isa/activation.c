@@ -15,8 +15,10 @@ int ISA_NAME(cpu_swiglu)(struct device *device, const struct swiglu_args *a) {
       int count = chunk_length(begin, a->cols);
       act_load(gate, a->x, 2 * row + (size_t)begin, count, device->act);
       act_load(up, a->x, 2 * row + (size_t)(a->cols + begin), count, device->act);
-#pragma omp simd
-      for (int i = 0; i < count; i++) up[i] *= gate[i] * row_sigmoid(gate[i]);
+      for (int i = 0; i < count; i += LANES) {
+        vec x = vec_load(gate + i);
+        vec_store(up + i, vec_load(up + i) * (x * vec_sigmoid(x)));
+      }
       act_store(a->y, row + (size_t)begin, up, count, device->act);
     }
   }
@@ -34,12 +36,10 @@ int ISA_NAME(cpu_swiglu_backward)(struct device *device, const struct swiglu_bac
       act_load(gate, a->x, gate_from, count, device->act);
       act_load(up, a->x, up_from, count, device->act);
       act_load(dy, a->dy, row + (size_t)begin, count, device->act);
-#pragma omp simd
-      for (int i = 0; i < count; i++) {
-        float sigmoid = row_sigmoid(gate[i]);
-        float d_gate = dy[i] * up[i] * (sigmoid * (1.0f + gate[i] * (1.0f - sigmoid)));
-        up[i] = dy[i] * (gate[i] * sigmoid);
-        gate[i] = d_gate;
+      for (int i = 0; i < count; i += LANES) {
+        vec x = vec_load(gate + i), sigmoid = vec_sigmoid(x), d = vec_load(dy + i);
+        vec_store(gate + i, d * vec_load(up + i) * (sigmoid * (1.0f + x * (1.0f - sigmoid))));
+        vec_store(up + i, d * (x * sigmoid));
       }
       act_store(a->dx, gate_from, gate, count, device->act);
       act_store(a->dx, up_from, up, count, device->act);
@@ -55,8 +55,10 @@ int ISA_NAME(cpu_silu)(struct device *device, const struct silu_args *a) {
     float x[CHUNK];
     int count = elements - begin < CHUNK ? (int)(elements - begin) : CHUNK;
     act_load(x, a->x, (size_t)begin, count, device->act);
-#pragma omp simd
-    for (int i = 0; i < count; i++) x[i] *= row_sigmoid(x[i]);
+    for (int i = 0; i < count; i += LANES) {
+      vec v = vec_load(x + i);
+      vec_store(x + i, v * vec_sigmoid(v));
+    }
     act_store(a->y, (size_t)begin, x, count, device->act);
   }
   return OK;
@@ -70,10 +72,9 @@ int ISA_NAME(cpu_silu_backward)(struct device *device, const struct silu_backwar
     int count = elements - begin < CHUNK ? (int)(elements - begin) : CHUNK;
     act_load(x, a->x, (size_t)begin, count, device->act);
     act_load(dy, a->dy, (size_t)begin, count, device->act);
-#pragma omp simd
-    for (int i = 0; i < count; i++) {
-      float sigmoid = row_sigmoid(x[i]);
-      dy[i] *= sigmoid * (1.0f + x[i] * (1.0f - sigmoid));
+    for (int i = 0; i < count; i += LANES) {
+      vec v = vec_load(x + i), sigmoid = vec_sigmoid(v);
+      vec_store(dy + i, vec_load(dy + i) * (sigmoid * (1.0f + v * (1.0f - sigmoid))));
     }
     act_store(a->dx, (size_t)begin, dy, count, device->act);
   }

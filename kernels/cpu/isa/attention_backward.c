@@ -188,8 +188,9 @@ static void store_key_gradient(void *out, const float *sums, const struct attent
   int group = a->heads / a->kv_heads;
   for (int head = 0; head < a->kv_heads; head++) {
     const float *in = sums + ((size_t)row * (size_t)a->heads + (size_t)(head * group)) * (size_t)a->head_dim;
-    float total[HEAD_DIM_MAX] = {0};
-    for (int g = 0; g < group; g++)
+    float total[HEAD_DIM_MAX];
+    memcpy(total, in, (size_t)a->head_dim * sizeof *total);
+    for (int g = 1; g < group; g++)
       for (int d = 0; d < a->head_dim; d++) total[d] += in[g * a->head_dim + d];
     act_store(out, (size_t)row * (size_t)a->kv_stride + (size_t)(head * a->head_dim), total, a->head_dim, act);
   }

@@ -23,9 +23,11 @@ static double sum_of_exp(const float *x, int cols, float shift) {
   for (int begin = 0; begin < cols; begin += CHUNK) {
     int count = chunk_length(begin, cols);
     const float *chunk = x + begin;
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int i = 0; i < count; i++) sum += row_exp(chunk[i] - shift);
+    vec sums = vec_set(0);
+    int i = 0;
+    for (; i + LANES <= count; i += LANES) sums += vec_exp(vec_load(chunk + i) - shift);
+    float sum = vec_sum(sums);
+    for (; i < count; i++) sum += row_exp(chunk[i] - shift);
     total += (double)sum;
   }
   return total;
@@ -37,8 +39,9 @@ static void loss_gradient(void *dlogits, size_t row, const float *x, int cols, f
   for (int begin = 0; begin < cols; begin += CHUNK) {
     int count = chunk_length(begin, cols);
     const float *in = x + begin;
-#pragma omp simd
-    for (int i = 0; i < count; i++) chunk[i] = row_exp(in[i] - lse);
+    int i = 0;
+    for (; i + LANES <= count; i += LANES) vec_store(chunk + i, vec_exp(vec_load(in + i) - lse));
+    for (; i < count; i++) chunk[i] = row_exp(in[i] - lse);
     if (label >= begin && label < begin + count) chunk[label - begin] -= 1.0f;
     act_store(dlogits, row + (size_t)begin, chunk, count, act);
   }

@@ -12,6 +12,7 @@
 enum {
   WIDTH = LANES * VECTORS,
   DEEP_PANELS = 6, /**< packed together when the inner dimension is too long for one */
+  FEW_ROWS = 48,   /**< below this, packing is most of the work: long stretches of one panel pack faster */
 };
 _Static_assert((int)MOST_ROWS <= (int)TILE_ROWS, "the scratch must hold a panel and a tile");
 
@@ -60,47 +61,56 @@ typedef void tile_function(int steps, struct rows_of_a a, const uint32_t *panel,
   }
 #define TILES(rows, vectors)                          \
   TILE(rows, vectors, false, tile_##rows##x##vectors) \
-  TILE(rows, vectors, true, pairs_##rows##x##vectors)
+  TILE(rows, vectors, true, pairs_##rows##x##vectors) \
+  _Static_assert((rows) <= MOST_ROWS && (vectors) <= VECTORS, "a tile's sums must have their place")
 
 /** The tiles of one width, the tallest first. */
 struct tile_set {
   int rows[4];
   tile_function *floats[4], *pairs[4];
 };
-#define TILE_SET(v, a, b, c, d)                                                                                  \
-  {                                                                                                              \
-    .rows = {a, b, c, d}, .floats = {tile_##a##x##v, tile_##b##x##v, tile_##c##x##v, tile_##d##x##v}, .pairs = { \
-      pairs_##a##x##v,                                                                                           \
-      pairs_##b##x##v,                                                                                           \
-      pairs_##c##x##v,                                                                                           \
-      pairs_##d##x##v                                                                                            \
-    }                                                                                                            \
-  }
 
 #if defined(__AVX512BF16__)
-TILES(8, 3)
-TILES(4, 3)
-TILES(2, 3)
-TILES(1, 3)
-TILES(12, 2)
-TILES(6, 2) TILES(2, 2) TILES(1, 2) TILES(12, 1) TILES(6, 1) TILES(2, 1) TILES(1, 1) static const
-    struct tile_set tile_sets[VECTORS] = {TILE_SET(1, 12, 6, 2, 1), TILE_SET(2, 12, 6, 2, 1), TILE_SET(3, 8, 4, 2, 1)};
+TILES(8, 3);
+TILES(4, 3);
+TILES(2, 3);
+TILES(1, 3);
+TILES(12, 2);
+TILES(6, 2);
+TILES(2, 2);
+TILES(1, 2);
+TILES(12, 1);
+TILES(6, 1);
+TILES(2, 1);
+TILES(1, 1);
+static const struct tile_set tile_sets[VECTORS] = {
+    {{12, 6, 2, 1}, {tile_12x1, tile_6x1, tile_2x1, tile_1x1}, {pairs_12x1, pairs_6x1, pairs_2x1, pairs_1x1}},
+    {{12, 6, 2, 1}, {tile_12x2, tile_6x2, tile_2x2, tile_1x2}, {pairs_12x2, pairs_6x2, pairs_2x2, pairs_1x2}},
+    {{8, 4, 2, 1}, {tile_8x3, tile_4x3, tile_2x3, tile_1x3}, {pairs_8x3, pairs_4x3, pairs_2x3, pairs_1x3}}};
 #elif defined(__AVX2__)
-TILES(6, 2)
-TILES(3, 2)
-TILES(2, 2)
-TILES(1, 2)
-TILES(12, 1)
-TILES(6, 1) TILES(2, 1) TILES(1, 1) static const
-    struct tile_set tile_sets[VECTORS] = {TILE_SET(1, 12, 6, 2, 1), TILE_SET(2, 6, 3, 2, 1)};
+TILES(6, 2);
+TILES(3, 2);
+TILES(2, 2);
+TILES(1, 2);
+TILES(12, 1);
+TILES(6, 1);
+TILES(2, 1);
+TILES(1, 1);
+static const struct tile_set tile_sets[VECTORS] = {
+    {{12, 6, 2, 1}, {tile_12x1, tile_6x1, tile_2x1, tile_1x1}, {pairs_12x1, pairs_6x1, pairs_2x1, pairs_1x1}},
+    {{6, 3, 2, 1}, {tile_6x2, tile_3x2, tile_2x2, tile_1x2}, {pairs_6x2, pairs_3x2, pairs_2x2, pairs_1x2}}};
 #else
-TILES(4, 2)
-TILES(3, 2)
-TILES(2, 2)
-TILES(1, 2)
-TILES(4, 1)
-TILES(3, 1) TILES(2, 1) TILES(1, 1) static const
-    struct tile_set tile_sets[VECTORS] = {TILE_SET(1, 4, 3, 2, 1), TILE_SET(2, 4, 3, 2, 1)};
+TILES(4, 2);
+TILES(3, 2);
+TILES(2, 2);
+TILES(1, 2);
+TILES(4, 1);
+TILES(3, 1);
+TILES(2, 1);
+TILES(1, 1);
+static const struct tile_set tile_sets[VECTORS] = {
+    {{4, 3, 2, 1}, {tile_4x1, tile_3x1, tile_2x1, tile_1x1}, {pairs_4x1, pairs_3x1, pairs_2x1, pairs_1x1}},
+    {{4, 3, 2, 1}, {tile_4x2, tile_3x2, tile_2x2, tile_1x2}, {pairs_4x2, pairs_3x2, pairs_2x2, pairs_1x2}}};
 #endif
 
 /** bf16 operands multiplied as they are, in pairs. */
@@ -235,7 +245,7 @@ static void run_panels(const struct multiply *task, struct multiply_scratch *scr
   int steps = steps_of(task->k, pairs), fit = steps ? PANEL_WORDS / (steps * WIDTH) : panels;
   struct group group = {.task = task, .scratch = scratch, .pairs = pairs, .in_place = reads_in_place(task, pairs)};
   bool deep = steps > MOST_STEPS;
-  if (deep) fit = DEEP_PANELS;
+  if (deep) fit = end - row < FEW_ROWS ? 1 : DEEP_PANELS;
   for (int last = panel + panels; panel < last; panel += group.panels) {
     group.first_panel = panel;
     group.panels = smaller(fit, last - panel);
@@ -243,7 +253,8 @@ static void run_panels(const struct multiply *task, struct multiply_scratch *scr
       run_shallow(&group, row, end);
       continue;
     }
-    int depth = smaller(PANEL_WORDS / (group.panels * WIDTH) / LANES * LANES, MOST_STEPS) * (pairs ? 2 : 1);
+    /* Whole blocks of 4-bit weights: parts of them take a slower way. */
+    int depth = smaller(PANEL_WORDS / (group.panels * WIDTH) / QUANT_BLOCK * QUANT_BLOCK, MOST_STEPS) * (pairs ? 2 : 1);
     int rows = SUM_WORDS / (group.panels * WIDTH);
     for (int r = row; r < end; r += rows) run_deep(&group, depth, r, smaller(r + rows, end));
   }

@@ -62,6 +62,18 @@ static inline vec4 vec4_max(vec4 a, vec4 b) {
 #endif
 }
 
+/** The smaller of each pair; b where either is a NaN. */
+static inline vec vec_min(vec a, vec b) {
+#if defined(__AVX512F__)
+  return _mm512_min_ps(a, b);
+#elif defined(__AVX2__)
+  return _mm256_min_ps(a, b);
+#else
+  vec_int smaller = a < b;
+  return (vec)((smaller & (vec_int)a) | (~smaller & (vec_int)b));
+#endif
+}
+
 static inline float vec_sum(vec v) {
 #if defined(__AVX512F__)
   __m256 half = _mm512_castps512_ps256(v) + _mm512_extractf32x8_ps(v, 1);
@@ -133,6 +145,18 @@ static inline float row_exp(float x) {
   return y;
 }
 
+/* The same for a vector: a compiler turns the two limits of a loop over row_exp() into branches and blends. */
+static inline vec vec_exp(vec x) {
+  x = vec_min(vec_set(EXP_HIGHEST), vec_max(vec_set(EXP_LOWEST), x));
+  vec shifted = x * EXP_LOG2E + EXP_ROUND, n = shifted - EXP_ROUND;
+  vec r = (x - n * EXP_LN2_A) - n * EXP_LN2_B, y = EXP_TERMS(r);
+  return (vec)((vec_int)y + ((vec_int)shifted << 23));
+}
+
+static inline vec vec_sigmoid(vec x) {
+  return 1.0f / (1.0f + vec_exp(-x));
+}
+
 /** 2^x for weights of a soft-max, x ≤ 0 or a little above: relative error 8e-8 + |x| · 6e-8, so that small weights are
  *  less exact than large ones, and 0 or 1.2e-38 far below. Minimax polynomial of degree 5 (Remez). */
 static inline vec vec_exp2(vec x) {
@@ -167,6 +191,10 @@ enum { CHUNK = 512 };
 static inline int chunk_length(int begin, int end) {
   return end - begin < CHUNK ? end - begin : CHUNK;
 }
+
+/** Loops over a chunk by vectors take it as longer, up to whole vectors: chunks have that room, and what the last lanes
+ *  hold is nobody's. */
+_Static_assert(CHUNK % LANES == 0, "chunks are whole vectors");
 
 /** out[i] = x[from + i]. */
 static inline void act_load(float *restrict out, const void *x, size_t from, int count, enum dtype act) {
