@@ -73,24 +73,26 @@ extern "C" cudaError_t cuda_launch_fixed_get(const cuda_context *context, const 
                  a->count % 2 == 0 && all_aligned(a->y, a->sums));
 }
 
-/** Part b of SQUARE_BLOCKS: parts depend on `count` alone. */
+/** One part a block: parts depend on `count` alone. */
 static __global__ void __launch_bounds__(BLOCK) squares_kernel(double *parts, const float *x, size_t count) {
   double sum = 0;
-  for (size_t i = (size_t)blockIdx.x * BLOCK + threadIdx.x; i < count; i += (size_t)SQUARE_BLOCKS * BLOCK)
+  for (size_t i = (size_t)blockIdx.x * BLOCK + threadIdx.x; i < count; i += (size_t)gridDim.x * BLOCK)
     sum += (double)x[i] * (double)x[i];
   sum = block_sum(sum);
   if (threadIdx.x == 0) parts[blockIdx.x] = sum;
 }
 
-static __global__ void __launch_bounds__(SQUARE_BLOCKS) squares_total_kernel(double *result, const double *parts) {
-  double sum = block_sum(parts[threadIdx.x]);
+static __global__ void __launch_bounds__(SQUARE_BLOCKS)
+    squares_total_kernel(double *result, const double *parts, unsigned count) {
+  double sum = block_sum(threadIdx.x < count ? parts[threadIdx.x] : 0.0);
   if (threadIdx.x == 0) *result = sum;
 }
 
 extern "C" cudaError_t cuda_launch_sum_squares(const cuda_context *context, const sum_squares_args *a) {
-  TRY_CUDA(
-      launch(context, squares_kernel, dim3(SQUARE_BLOCKS), BLOCK, SHARED_FOR_SUMS, context->squares, a->x, a->count));
-  return launch(context, squares_total_kernel, dim3(1), SQUARE_BLOCKS, SHARED_FOR_SUMS, a->result, context->squares);
+  unsigned blocks = a->count < (size_t)SQUARE_BLOCKS * BLOCK ? blocks_of(a->count, BLOCK) : (unsigned)SQUARE_BLOCKS;
+  TRY_CUDA(launch(context, squares_kernel, dim3(blocks), BLOCK, SHARED_FOR_SUMS, context->squares, a->x, a->count));
+  return launch(context, squares_total_kernel, dim3(1), SQUARE_BLOCKS, SHARED_FOR_SUMS, a->result, context->squares,
+                blocks);
 }
 
 template <typename T>
