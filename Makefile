@@ -137,6 +137,10 @@ $(HOST)/qst-mpi: $(BUILD)/src/main.o $(HOST_LIBRARY)
 	$(if $(filter 1,$(V)),,@echo "link $@")
 	$(Q)$(CC) $(BASE_CFLAGS) $(CFLAGS) -o $@ $^ $(LDFLAGS) $(HOST_LIBS)
 
+$(HOST)/planted: $(HOST)/tests/host/planted.cu.o $(HOST_LIBRARY)
+	$(if $(filter 1,$(V)),,@echo "link $@")
+	$(Q)$(CXX) $(SAN_$(SAN)) -fopenmp -o $@ $^ $(LDFLAGS) $(HOST_LIBS)
+
 $(HOST)/tests/%: tests/%.c $(HOST_LIBRARY)
 	$(if $(filter 1,$(V)),,@echo "test $@")
 	@mkdir -p $(@D)
@@ -149,7 +153,7 @@ test: ## install what is missing, build and run the tests (search=TEXT: those wh
 	$(Q)./env.sh
 	$(Q)$(MAKE) --no-print-directory check
 
-tests: $(TEST_PROGRAMS) $(HOST_TESTS) $(HOST)/qst-mpi
+tests: $(TEST_PROGRAMS) $(HOST_TESTS) $(HOST)/qst-mpi $(HOST)/planted
 
 # Those of a list of names that contain $(search); all without it.
 selected = $(if $(search),$(foreach f,$(1),$(if $(findstring $(search),$(f)),$(f))),$(1))
@@ -157,7 +161,7 @@ selected = $(if $(search),$(foreach f,$(1),$(if $(findstring $(search),$(f)),$(f
 # Scripts need the program; what search does not ask for is not built.
 check: $(addprefix $(BUILD)/tests/,$(call selected,$(notdir $(TEST_PROGRAMS)))) \
   $(addprefix $(HOST)/tests/,$(call selected,$(notdir $(HOST_TESTS)))) \
-  $(if $(wildcard tests/*$(search)*.sh),$(PROGRAM) $(HOST)/qst-mpi)
+  $(if $(wildcard tests/*$(search)*.sh),$(PROGRAM) $(HOST)/qst-mpi $(HOST)/planted)
 	$(Q)BUILD=$(BUILD) TIME_FACTOR=$(if $(SAN),5,1) tests/run $(search)
 
 # A fuzz target tests/fuzz/fuzz_NAME.c starts from the files its own source names: // SEEDS tests/fixtures/x*.json
@@ -244,6 +248,10 @@ info: ## what this build is made of
 
 print-%: ## print-NAME prints the variable NAME
 	@echo '$($*)'
+
+.PHONY: cuda-compile
+cuda-compile: $(if $(WITH_CUDA),$(CUDA_OBJECTS)) ## compile the cuda device for all of CUDA_ARCHS
+	@echo "$(if $(WITH_CUDA),sm: $(CUDA_ARCHS),no nvcc: the cuda device is left out)"
 
 .PHONY: clean
 clean: ## remove everything that was built
