@@ -32,7 +32,7 @@ endif
 WITH_CUDA := $(if $(filter auto 1,$(CUDA)),$(if $(NVCC),1))
 CUDA_HOME ?= $(patsubst %/bin/,%,$(dir $(realpath $(NVCC))))
 CUDA_LIBS ?= -L$(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib) $(CUDA_HOME)/lib64) -lcudart_static -ldl -lrt \
-  -lpthread
+  -lpthread -lstdc++
 CUDA_DEFINES := $(if $(WITH_CUDA),-DQST_CUDA)
 NVCC_FLAGS = -std=c++20 -O3 -lineinfo -I. -Isrc -Xcompiler -Wall,-Wextra \
   $(foreach arch,$(CUDA_ARCHS),-gencode arch=compute_$(arch),code=sm_$(arch))
@@ -80,7 +80,12 @@ $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(BASE_CFLAGS) $(CFLAGS) -c -o $@ $<
 
-$(BUILD)/kernels/device.o: CFLAGS += $(CUDA_DEFINES) -isystem $(CUDA_HOME)/include
+$(BUILD)/kernels/device.o: CFLAGS += $(if $(WITH_CUDA),$(CUDA_DEFINES) -isystem $(CUDA_HOME)/include)
+$(BUILD)/kernels/device.o: $(BUILD)/with-cuda-$(or $(WITH_CUDA),0)
+$(BUILD)/with-cuda-%:
+	@mkdir -p $(@D)
+	$(Q)rm -f $(BUILD)/with-cuda-* && touch $@
+
 $(CUDA_SOURCES:%.c=$(BUILD)/%.o): CFLAGS += -isystem $(CUDA_HOME)/include
 
 $(BUILD)/%.cu.o: %.cu
