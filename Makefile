@@ -1,7 +1,8 @@
 # qst-mpi: `make help` lists the targets. What the machine offers is found by env.sh (modules or packages).
 #
 # Variables: CC, CFLAGS (added), PREFIX, V=1 (show commands), SAN=address|thread (sanitizer build in its own folder),
-# BUILD (folder of all products), search=TEXT (run the tests whose name contains it).
+# BUILD (folder of all products), search=TEXT (run the tests whose name contains it), CUDA=0|1|auto (the cuda device: left
+# out, demanded, when nvcc is found), CUDA_ARCHS (what it is compiled for).
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := all
@@ -21,13 +22,29 @@ OTHER_CFLAGS ?= $(call once,OTHER_CFLAGS,$(PKG) --cflags jansson libpcre2-8 libu
 OTHER_LIBS ?= $(call once,OTHER_LIBS,$(PKG) --libs jansson libpcre2-8 libutf8proc libxxhash)
 DNNL_LIBS ?= -ldnnl # oneDNN: the ceiling that benchmarks compare with
 
+# The cuda device. It is left out unless asked for: it passes its tests on the host runtime, but has not yet been run on a GPU.
+# cuBLASLt is loaded when it opens; the runtime is linked statically and needs no driver to start.
+CUDA ?= 0
+NVCC ?= $(or $(shell command -v nvcc),$(wildcard /usr/local/cuda/bin/nvcc))
+CUDA_ARCHS ?= 80 86 89 90a 100 120
+ifeq ($(CUDA)$(NVCC),1)
+$(error CUDA=1, but there is no nvcc: add it to PATH, set NVCC, or leave the cuda device out with CUDA=0)
+endif
+WITH_CUDA := $(if $(filter auto 1,$(CUDA)),$(if $(NVCC),1))
+CUDA_HOME ?= $(patsubst %/bin/,%,$(dir $(realpath $(NVCC))))
+CUDA_LIBS ?= -L$(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib) $(CUDA_HOME)/lib64) -lcudart_static -ldl -lrt \
+  -lpthread -lstdc++
+CUDA_DEFINES := $(if $(WITH_CUDA),-DQST_CUDA)
+NVCC_FLAGS = -std=c++20 -O3 -lineinfo -I. -Isrc -Xcompiler -Wall,-Wextra \
+  $(foreach arch,$(CUDA_ARCHS),-gencode arch=compute_$(arch),code=sm_$(arch))
+
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wstrict-prototypes -Wmissing-prototypes \
   -Wno-pass-failed # clang: `omp simd` is a permission, and without optimization or under sanitizers not taken
 SAN_address := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1
 SAN_thread := -fsanitize=thread -O1
 BASE_CFLAGS = -std=c11 -D_GNU_SOURCE -O3 -g -fopenmp -MMD -MP $(WARNINGS) -Isrc -I. \
   $(MPI_CFLAGS) $(HDF5_CFLAGS) $(OTHER_CFLAGS) $(SAN_$(SAN))
-LIBS = $(MPI_LIBS) $(HDF5_LIBS) $(OTHER_LIBS) -lm
+LIBS = $(MPI_LIBS) $(HDF5_LIBS) $(OTHER_LIBS) $(if $(WITH_CUDA),$(CUDA_LIBS)) -lm
 
 # kernels/cpu/isa/ is compiled once for each instruction set; the device chooses when it opens.
 ISAS := plain avx2 avx512
@@ -39,8 +56,12 @@ ISA_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mavx512vb
 SOURCES := $(wildcard src/base/*.c src/commands/*.c src/*.c kernels/*.c kernels/cpu/*.c comm/*.c io/*.c)
 LIBRARY_SOURCES := $(filter-out src/main.c,$(SOURCES))
 ISA_SOURCES := $(wildcard kernels/cpu/isa/*.c)
-LIBRARY_OBJECTS := $(LIBRARY_SOURCES:%.c=$(BUILD)/%.o) \
+CUDA_SOURCES := $(wildcard kernels/cuda/*.c)
+CUDA_KERNELS := $(wildcard kernels/cuda/*.cu)
+COMMON_OBJECTS := $(LIBRARY_SOURCES:%.c=$(BUILD)/%.o) \
   $(foreach isa,$(ISAS),$(ISA_SOURCES:kernels/cpu/isa/%.c=$(BUILD)/kernels/cpu/isa/%.$(isa).o))
+CUDA_OBJECTS := $(CUDA_SOURCES:%.c=$(BUILD)/%.o) $(CUDA_KERNELS:%.cu=$(BUILD)/%.cu.o)
+LIBRARY_OBJECTS := $(COMMON_OBJECTS) $(if $(WITH_CUDA),$(CUDA_OBJECTS))
 LIBRARY := $(BUILD)/libqst.a
 PROGRAM := $(BUILD)/qst-mpi
 TEST_PROGRAMS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/t[0-9]*.c))
@@ -60,6 +81,19 @@ $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(BASE_CFLAGS) $(CFLAGS) -c -o $@ $<
 
+$(BUILD)/kernels/device.o: CFLAGS += $(if $(WITH_CUDA),$(CUDA_DEFINES) -isystem $(CUDA_HOME)/include)
+$(BUILD)/kernels/device.o: $(BUILD)/with-cuda-$(or $(WITH_CUDA),0)
+$(BUILD)/with-cuda-%:
+	@mkdir -p $(@D)
+	$(Q)rm -f $(BUILD)/with-cuda-* && touch $@
+
+$(CUDA_SOURCES:%.c=$(BUILD)/%.o): CFLAGS += -isystem $(CUDA_HOME)/include
+
+$(BUILD)/%.cu.o: %.cu
+	$(if $(filter 1,$(V)),,@echo "nvcc $<")
+	@mkdir -p $(@D)
+	$(Q)$(NVCC) $(NVCC_FLAGS) -MMD -MP -c -o $@ $<
+
 define ISA_RULE
 $(BUILD)/kernels/cpu/isa/%.$(1).o: kernels/cpu/isa/%.c
 	$$(if $$(filter 1,$$(V)),,@echo "cc   $$< ($(1))")
@@ -72,6 +106,51 @@ $(BUILD)/tests/%: tests/%.c $(LIBRARY)
 	$(if $(filter 1,$(V)),,@echo "test $@")
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(BASE_CFLAGS) $(CFLAGS) -o $@ $< $(LIBRARY) $(LDFLAGS) $(LIBS)
+
+# ---- the CUDA code without a GPU -----------------------------------------------------------------------------
+
+# The same sources against tests/host, and with them the tests that declare device=cuda: $(BUILD)/host.
+HOST := $(BUILD)/host
+HOST_RUNTIME := $(wildcard tests/host/*.cc)
+HOST_CFLAGS := -DQST_CUDA -isystem tests/host/include
+HOST_CXXFLAGS = -std=c++20 -O3 -g -MMD -MP -Wall -Wextra -Wno-unknown-pragmas -ffp-contract=off -fno-strict-aliasing \
+  -isystem tests/host/include -I. -Isrc $(SAN_$(SAN))
+HOST_OBJECTS := $(HOST)/kernels/device.o $(HOST_RUNTIME:%.cc=$(HOST)/%.o) $(CUDA_KERNELS:%.cu=$(HOST)/%.cu.o) \
+  $(patsubst %.c,$(HOST)/%.o,$(filter-out kernels/cuda/cublaslt.c,$(CUDA_SOURCES)))
+HOST_LIBRARY := $(HOST)/libqst.a
+HOST_TESTS := $(patsubst tests/%.c,$(HOST)/tests/%,$(shell grep -lE 'RUN.* device=cuda' tests/t[0-9]*.c))
+HOST_LIBS = $(MPI_LIBS) $(HDF5_LIBS) $(OTHER_LIBS) -lstdc++ -lm
+
+$(HOST_LIBRARY): $(filter-out $(BUILD)/kernels/device.o,$(COMMON_OBJECTS)) $(HOST_OBJECTS)
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+$(HOST)/kernels/%.o: kernels/%.c
+	$(if $(filter 1,$(V)),,@echo "cc   $< (host)")
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(BASE_CFLAGS) $(CFLAGS) $(HOST_CFLAGS) -c -o $@ $<
+
+$(HOST)/%.cu.o: %.cu
+	$(if $(filter 1,$(V)),,@echo "c++  $< (host)")
+	@mkdir -p $(@D)
+	$(Q)$(CXX) $(HOST_CXXFLAGS) -x c++ -c -o $@ $<
+
+$(HOST)/tests/host/%.o: tests/host/%.cc
+	$(if $(filter 1,$(V)),,@echo "c++  $<")
+	@mkdir -p $(@D)
+	$(Q)$(CXX) $(HOST_CXXFLAGS) -O3 -march=native -c -o $@ $<
+
+$(HOST)/qst-mpi: $(BUILD)/src/main.o $(HOST_LIBRARY)
+	$(if $(filter 1,$(V)),,@echo "link $@")
+	$(Q)$(CC) $(BASE_CFLAGS) $(CFLAGS) -o $@ $^ $(LDFLAGS) $(HOST_LIBS)
+
+$(HOST)/planted: $(HOST)/tests/host/planted.cu.o $(HOST_LIBRARY)
+	$(if $(filter 1,$(V)),,@echo "link $@")
+	$(Q)$(CXX) $(SAN_$(SAN)) -fopenmp -o $@ $^ $(LDFLAGS) $(HOST_LIBS)
+
+$(HOST)/tests/%: tests/%.c $(HOST_LIBRARY)
+	$(if $(filter 1,$(V)),,@echo "test $@")
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(BASE_CFLAGS) $(CFLAGS) $(HOST_CFLAGS) -o $@ $< $(HOST_LIBRARY) $(LDFLAGS) $(HOST_LIBS)
 
 # ---- tests and checks ---------------------------------------------------------------------------------------
 
@@ -88,6 +167,10 @@ selected = $(if $(search),$(foreach f,$(1),$(if $(findstring $(search),$(f)),$(f
 # Scripts need the program; what search does not ask for is not built.
 check: $(addprefix $(BUILD)/tests/,$(call selected,$(notdir $(TEST_PROGRAMS)))) $(if $(wildcard tests/*$(search)*.sh),$(PROGRAM))
 	$(Q)BUILD=$(BUILD) TIME_FACTOR=$(if $(SAN),5,1) tests/run $(search)
+
+.PHONY: check-cuda
+check-cuda: $(addprefix $(HOST)/tests/,$(call selected,$(notdir $(HOST_TESTS)))) $(PROGRAM) $(HOST)/qst-mpi $(HOST)/planted ## test the CUDA code without a GPU (search=TEXT)
+	$(Q)BUILD=$(BUILD) DEVICES=cuda TIME_FACTOR=$(if $(SAN),5,1) tests/run $(search)
 
 # A fuzz target tests/fuzz/fuzz_NAME.c starts from the files its own source names: // SEEDS tests/fixtures/x*.json
 FUZZ_SECONDS ?= 15
@@ -108,7 +191,7 @@ $(BUILD)/tests/fuzz/%: tests/fuzz/%.c $(LIBRARY)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(BASE_CFLAGS) $(CFLAGS) -fsanitize=fuzzer -o $@ $< $(LIBRARY) $(LDFLAGS) $(LIBS)
 
-C_FILES = $(shell find src kernels comm io tests benchmarks -name '*.[ch]' | sort)
+C_FILES = $(shell find src kernels comm io tests benchmarks \( -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' -o -name '*.cc' \) | sort)
 
 .PHONY: format format-check tidy
 format: ## lay out the C files with clang-format
@@ -173,6 +256,10 @@ info: ## what this build is made of
 
 print-%: ## print-NAME prints the variable NAME
 	@echo '$($*)'
+
+.PHONY: cuda-compile
+cuda-compile: $(if $(WITH_CUDA),$(CUDA_OBJECTS)) ## compile the cuda device for all of CUDA_ARCHS
+	@echo "$(if $(WITH_CUDA),sm: $(CUDA_ARCHS),no nvcc: the cuda device is left out)"
 
 .PHONY: clean
 clean: ## remove everything that was built

@@ -7,17 +7,26 @@
 #include "base/memory.h"
 #include "base/options.h"
 #include "kernels/cpu/cpu.h"
+#ifdef QST_CUDA
+#include "kernels/cuda/cuda.h"
+#endif
 
-/* The devices of this program in the order "auto" prefers them, and those it knows but was built without. */
+/* The devices of this program, and those it knows but was built without. "auto" is the last one that this machine has. */
+#ifdef QST_CUDA
+#define DEVICES_PRESENT(X) X(cpu) X(cuda)
+#define DEVICES_ABSENT(X)  X(null)
+#else
 #define DEVICES_PRESENT(X) X(cpu)
 #define DEVICES_ABSENT(X)  X(cuda) X(null)
+#endif
 
 struct backend {
   const char *name;
   int (*open)(struct device *device, const struct device_options *options);
+  bool (*present)(void);
 };
 
-#define BACKEND(name) {#name, name##_open},
+#define BACKEND(kind) {.name = #kind, .open = kind##_open, .present = kind##_present},
 static const struct backend backends[] = {DEVICES_PRESENT(BACKEND)};
 #undef BACKEND
 
@@ -44,9 +53,9 @@ static int refuse_name(const char *name) {
 }
 
 static const struct backend *find_backend(const char *name) {
-  if (!name || strcmp(name, "auto") == 0) return &backends[0];
-  for (int i = 0; i < BACKENDS; i++)
-    if (strcmp(name, backends[i].name) == 0) return &backends[i];
+  bool automatic = !name || strcmp(name, "auto") == 0;
+  for (int i = BACKENDS - 1; i >= 0; i--)
+    if (automatic ? backends[i].present() : strcmp(name, backends[i].name) == 0) return &backends[i];
   return NULL;
 }
 

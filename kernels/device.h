@@ -10,7 +10,8 @@
  *   read during the call only.
  * - Accumulation is in fp32 or better. The result depends on the arguments alone: not on the number of threads.
  * - Buffers may be the same only where a comment says so.
- * - Every operation returns a status; ERR_INTERNAL for a broken contract.
+ * - Every operation returns a status; ERR_INTERNAL for a broken contract. A device may work later than it is asked: then
+ *   what only device memory shows (an index out of range) is an error of the next download or device_synchronize().
  * - `rows` may be 0: nothing is done.
  */
 #ifndef QST_KERNELS_DEVICE_H
@@ -394,8 +395,9 @@ struct device {
 
 /** Upper bounds by which a device lays out its workspace at opening; nothing is allocated later. */
 struct device_limits {
-  int rows;       /**< tokens of a micro-batch */
-  int logit_rows; /**< rows of a chunk of logits */
+  int rows;               /**< tokens of a micro-batch */
+  int logit_rows;         /**< rows of a chunk of logits */
+  int64_t widest_product; /**< largest Σ rows · cols of one frozen_linear, in elements */
   int vocabulary, hidden;
   int side_hidden; /**< heads * head_dim of attention_backward; 0 = no backward pass */
 };
@@ -409,10 +411,12 @@ struct device_options {
   const char *cpu_isa; /**< "auto", "avx512-bf16", "avx2", "plain": the cpu device's kernels */
   const char *act;     /**< "auto", "bf16", "fp32" */
   int threads;         /**< 0: as many as this rank may run on */
+  int local_rank;      /**< among the ranks of this host: chooses the GPU */
   struct device_limits limits;
 };
 
-/** Opens a device; ERR_USAGE for an unknown or absent name, with the closest. */
+/** Opens a device; ERR_USAGE for an unknown or absent name, with the closest. "auto" is cuda where the program has it and
+ *  sees a GPU, else cpu. */
 int device_open(struct device **out, const struct device_options *options);
 void device_close(struct device **device);
 /** "cpu" and what else is compiled in, separated by ", ". */

@@ -15,19 +15,21 @@
 /* ---- opening -------------------------------------------------------------------------------------------- */
 
 static int open_device(struct engine *engine, const struct options *options, const struct model_config *config,
-                       enum engine_use use) {
+                       const struct comm *comm, enum engine_use use) {
   struct device_limits limits = backbone_limits(config, engine->capacity);
   if (use == ENGINE_TRAIN) limits.side_hidden = config->hidden / (int)options->reduction_factor;
   return device_open(&engine->device, &(struct device_options){.name = options->device,
                                                                .cpu_isa = options->cpu_isa,
                                                                .act = options->act,
                                                                .threads = engine->threads,
+                                                               .local_rank = comm->local_rank,
                                                                .limits = limits});
 }
 
 /* The best of a few products of 1024 x 2048 x 2048: small enough to leave no mark on the peak of memory. */
 static int measure_peak(struct engine *engine) {
   enum { ROWS = 1024, WIDTH = 2048, RUNS = 4 };
+  const double LONG = 0.5; /* seconds: a device as slow as that is not worth more of them */
   struct device *device = engine->device;
   size_t thin = device_act_bytes(device, (size_t)ROWS * WIDTH),
          square = device_act_bytes(device, (size_t)WIDTH * WIDTH);
@@ -36,7 +38,8 @@ static int measure_peak(struct engine *engine) {
   TRY_GOTO(status, cleanup, device_allocate(device, MEMORY_WORKSPACE, &x, thin));
   TRY_GOTO(status, cleanup, device_allocate(device, MEMORY_WORKSPACE, &y, thin));
   TRY_GOTO(status, cleanup, device_allocate(device, MEMORY_WORKSPACE, &w, square));
-  for (int run = 0; run < RUNS; run++) {
+  double start = clock_seconds();
+  for (int run = 0; run < RUNS && clock_seconds() - start < LONG; run++) {
     double begin = clock_seconds();
     TRY_GOTO(
         status, cleanup,
@@ -111,10 +114,10 @@ static int open_buffers(struct engine *engine, const struct options *options, co
 }
 
 static int open_with_file(struct engine *engine, struct backbone_file *file, const struct options *options,
-                          const struct engine_plan *plan) {
+                          const struct comm *comm, const struct engine_plan *plan) {
   memcpy(engine->digest, backbone_file_digest(file), sizeof engine->digest);
   TRY(backbone_file_tokenizer(file, &engine->tokenizer));
-  TRY(open_device(engine, options, backbone_file_config(file), plan->use));
+  TRY(open_device(engine, options, backbone_file_config(file), comm, plan->use));
   if (plan->use == ENGINE_TRAIN) TRY(measure_peak(engine));
   TRY(backbone_open(&engine->backbone, engine->device, file, engine->capacity, plan->positions));
   TRY(open_side(engine, options, plan));
@@ -127,7 +130,7 @@ int engine_open(struct engine *engine, const struct options *options, const stru
   engine->threads = options->threads > 0 ? (int)options->threads : threads_of_rank(comm->local_size);
   struct backbone_file *file;
   TRY(backbone_file_open(&file, options->backbone));
-  int status = open_with_file(engine, file, options, plan);
+  int status = open_with_file(engine, file, options, comm, plan);
   backbone_file_close(&file);
   return status;
 }

@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <time.h>
 
-#include "base/memory.h"
 #include "check.h"
+#include "device_memory.h"
 #include "kernels/device.h"
 
 /* ---- memory of a case -------------------------------------------------------------------------------------- */
@@ -22,7 +22,7 @@ static int kept_count;
 /** Zeroed memory until forget_all(); a test ends at once when there is none. */
 static inline void *keep(size_t count, size_t size) {
   void *memory = NULL;
-  if (kept_count == KEPT_MAX || memory_array(&memory, count + 1, size) != OK) abort();
+  if (kept_count == KEPT_MAX || shared_array(&memory, count + 1, size) != OK) abort();
   return kept[kept_count++] = memory;
 }
 
@@ -31,7 +31,7 @@ static inline double *keep_doubles(size_t count) {
 }
 
 static inline void forget_all(void) {
-  while (kept_count > 0) free(kept[--kept_count]);
+  while (kept_count > 0) shared_free(kept[--kept_count]);
 }
 
 /* ---- random numbers ---------------------------------------------------------------------------------------- */
@@ -70,14 +70,27 @@ static inline double dot(const double *a, const double *b, size_t count) {
 /* ---- devices ----------------------------------------------------------------------------------------------- */
 
 enum { CREW = 4 };
+
+/** Runs of an operation: all of the crew, or fewer where the host runtime is slow. */
+static inline int crew_runs(void) {
+  return testing_cuda() ? 2 : CREW;
+}
 static const int crew_threads[CREW] = {1, 2, 3, 5};
 
-/** The cpu device with one instruction set and activation type, and several numbers of threads. They share memory. */
+/** Devices that must agree bit for bit: the cpu device with one instruction set and activation type, and several numbers of
+ *  threads; or the cuda device, whose threads the host runtime runs in another order each time. They share memory. */
 struct crew {
   struct device *devices[CREW];
   enum dtype act;
   char name[64];
 };
+
+/** Member `run`, with the order of threads that is its own. */
+static inline struct device *crew_device(struct crew *crew, int run) {
+  static const char *const schedules[CREW] = {"forward", "reverse", "random", "random"}; /* device.h: same bits */
+  if (testing_cuda()) setenv("QST_HOST_SCHEDULE", schedules[run], 1);
+  return crew->devices[run];
+}
 
 /** False when this machine lacks the instruction set. */
 static inline bool crew_open(struct crew *crew, const char *isa, const char *act, struct device_limits limits) {
@@ -85,7 +98,7 @@ static inline bool crew_open(struct crew *crew, const char *isa, const char *act
   snprintf(crew->name, sizeof crew->name, "%s %s", isa, act);
   for (int i = 0; i < CREW; i++) {
     struct device_options options = {
-        .name = "cpu", .cpu_isa = isa, .act = act, .threads = crew_threads[i], .limits = limits};
+        .name = test_device(), .cpu_isa = isa, .act = act, .threads = crew_threads[i], .limits = limits};
     if (device_open(&crew->devices[i], &options) != OK) {
       CHECK(strstr(fail_message(), "lacks"));
       for (; i >= 0; i--) device_close(&crew->devices[i]);
@@ -95,11 +108,12 @@ static inline bool crew_open(struct crew *crew, const char *isa, const char *act
   return true;
 }
 
-/** Runs a test on every instruction set of this machine with both activation types; says what was left out. */
+/** Runs a test on the cpu device with every instruction set of this machine, or on the cuda device, with both activation
+ *  types; says what was left out. */
 static inline void for_each_crew(struct device_limits limits, void (*test)(struct crew *crew)) {
   static const char *const isas[] = {"plain", "avx2", "avx512-bf16"};
   static const char *const acts[] = {"fp32", "bf16"};
-  for (int i = 0; i < 3; i++)
+  for (int i = 0; i < (testing_cuda() ? 1 : 3); i++)
     for (int j = 0; j < 2; j++) {
       struct crew crew;
       int failed = checks_failed;
@@ -188,12 +202,18 @@ static inline void result_inspect(struct result *y, int run) {
   do {                                                                        \
     struct result *results_[] = {__VA_ARGS__};                                \
     int count_ = (int)(sizeof results_ / sizeof results_[0]);                 \
-    for (int run_ = 0; run_ < CREW; run_++) {                                 \
+    for (int run_ = 0; run_ < crew_runs(); run_++) {                          \
       for (int i_ = 0; i_ < count_; i_++) result_prepare(results_[i_]);       \
-      CHECK_OK(device_##name((crew)->devices[run_], (arguments)));            \
+      struct device *device_ = crew_device((crew), run_);                     \
+      CHECK_OK(device_##name(device_, (arguments)));                          \
+      CHECK_OK(device_synchronize(device_));                                  \
       for (int i_ = 0; i_ < count_; i_++) result_inspect(results_[i_], run_); \
     }                                                                         \
   } while (0)
+
+/** What device_NAME finds wrong, at once or when its result is waited for. */
+#define FAULT_OF(crew, name, arguments) \
+  (device_##name((crew)->devices[0], (arguments)) != OK ? ERR_INTERNAL : device_synchronize((crew)->devices[0]))
 
 static inline double result_value(const struct result *y, size_t i) {
   return y->type == DTYPE_BF16 ? (double)bf16_to_float(((bf16 *)y->data)[i]) : (double)((float *)y->data)[i];

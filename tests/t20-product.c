@@ -3,12 +3,13 @@
  * of threads must agree bit for bit, and so must rows computed alone and
  * together.
  *
- * RUN ranks=1 timeout=120 */
+ * RUN ranks=1 timeout=120
+ * RUN ranks=1 timeout=240 device=cuda */
 #include <stdlib.h>
 #include <time.h>
 
-#include "base/memory.h"
 #include "check.h"
+#include "device_memory.h"
 #include "kernels/device.h"
 #include "kernels/quantize.h"
 
@@ -45,8 +46,8 @@ struct operand {
 
 static struct operand operand_random(size_t count, enum dtype type) {
   struct operand x = {0};
-  CHECK_OK(memory_array(&x.data, count + 1, dtype_size(type)));
-  CHECK_OK(memory_array(&x.values, count + 1, sizeof(float)));
+  CHECK_OK(shared_array(&x.data, count + 1, dtype_size(type)));
+  CHECK_OK(shared_array(&x.values, count + 1, sizeof(float)));
   for (size_t i = 0; i < count; i++) {
     float value = random_value();
     if (type == DTYPE_BF16) {
@@ -61,8 +62,8 @@ static struct operand operand_random(size_t count, enum dtype type) {
 }
 
 static void operand_free(struct operand *x) {
-  free(x->data);
-  free(x->values);
+  shared_free(x->data);
+  shared_free(x->values);
 }
 
 /** A buffer between guard bands. Before every run it holds `initial`, or else
@@ -76,8 +77,8 @@ struct result {
 
 static struct result result_make(size_t count, enum dtype type, const struct operand *initial) {
   struct result y = {.count = count, .type = type, .initial = initial ? initial->data : NULL};
-  CHECK_OK(memory_array(&y.memory, count * dtype_size(type) + 2 * GUARD, 1));
-  CHECK_OK(memory_array(&y.first, count * dtype_size(type) + 1, 1));
+  CHECK_OK(shared_array(&y.memory, count * dtype_size(type) + 2 * GUARD, 1));
+  CHECK_OK(shared_array(&y.first, count * dtype_size(type) + 1, 1));
   y.data = y.memory + GUARD;
   return y;
 }
@@ -116,7 +117,7 @@ static double norm(const float *x, const float *minus, size_t count) {
 /** Compares and frees both. The bound: one rounding of the result, and those of an fp32 sum. */
 static void result_finish(struct result *y, struct expected want, const char *what) {
   float *got;
-  CHECK_OK(memory_array(&got, y->count + 1, sizeof *got));
+  CHECK_OK(shared_array(&got, y->count + 1, sizeof *got));
   for (size_t i = 0; i < y->count; i++)
     got[i] = y->type == DTYPE_BF16 ? bf16_to_float(((bf16 *)y->first)[i]) : ((float *)y->first)[i];
   double bound = (y->type == DTYPE_BF16 ? 0x1p-8 : 0x1p-23) * norm(want.values, NULL, y->count) +
@@ -125,17 +126,18 @@ static void result_finish(struct result *y, struct expected want, const char *wh
   int failed = checks_failed;
   CHECK(want.count == y->count && error <= bound);
   if (checks_failed > failed) fprintf(stderr, "  %s: off by %.3g, bound %.3g\n", what, error, bound);
-  free(want.values);
-  free(want.magnitudes);
-  free(got);
-  free(y->memory);
-  free(y->first);
+  shared_free(want.values);
+  shared_free(want.magnitudes);
+  shared_free(got);
+  shared_free(y->memory);
+  shared_free(y->first);
 }
 
 #define RUN_ON_ALL(fixture, name, y, arguments)                     \
   for (int run_ = 0; run_ < DEVICES; run_++) {                      \
     result_prepare(y);                                              \
     CHECK_OK(device_##name((fixture)->devices[run_], (arguments))); \
+    CHECK_OK(device_synchronize((fixture)->devices[run_]));         \
     result_inspect((y), run_);                                      \
   }
 
@@ -147,8 +149,8 @@ struct view {
 
 static struct expected expected_make(size_t count) {
   struct expected want = {.count = count};
-  CHECK_OK(memory_array(&want.values, count + 1, sizeof(float)));
-  CHECK_OK(memory_array(&want.magnitudes, count + 1, sizeof(float)));
+  CHECK_OK(shared_array(&want.values, count + 1, sizeof(float)));
+  CHECK_OK(shared_array(&want.magnitudes, count + 1, sizeof(float)));
   return want;
 }
 
@@ -178,10 +180,10 @@ static struct expected reference(int m, int n, int k, struct view a, struct view
  */
 
 static void matrix_free(struct matrix *w) {
-  free(w->codes);
-  free(w->scales);
-  free(w->scale_codes);
-  free(w->scale_scales);
+  shared_free(w->codes);
+  shared_free(w->scales);
+  shared_free(w->scale_codes);
+  shared_free(w->scale_scales);
 }
 
 /** Random weights, and in `values` what they are once dequantized to the
@@ -192,10 +194,10 @@ static struct matrix matrix_random(enum weight_format format, bool double_quanti
       .format = format, .double_quantized = double_quantized && format != WEIGHT_BF16, .rows = rows, .cols = cols};
   size_t count = matrix_elements(&w);
   struct operand random = operand_random(count, format == WEIGHT_BF16 ? DTYPE_BF16 : DTYPE_F32);
-  CHECK_OK(memory_array(&w.codes, matrix_code_bytes(&w), 1));
-  CHECK_OK(memory_array(&w.scales, matrix_blocks(&w) + 1, sizeof(float)));
-  CHECK_OK(memory_array(&w.scale_codes, matrix_blocks(&w) + 1, 1));
-  CHECK_OK(memory_array(&w.scale_scales, matrix_scale_blocks(&w) + 1, sizeof(float)));
+  CHECK_OK(shared_array(&w.codes, matrix_code_bytes(&w), 1));
+  CHECK_OK(shared_array(&w.scales, matrix_blocks(&w) + 1, sizeof(float)));
+  CHECK_OK(shared_array(&w.scale_codes, matrix_blocks(&w) + 1, 1));
+  CHECK_OK(shared_array(&w.scale_scales, matrix_scale_blocks(&w) + 1, sizeof(float)));
   if (format == WEIGHT_BF16) {
     memcpy(w.codes, random.data, 2 * count);
     memcpy(values, random.values, count * sizeof(float));
@@ -220,7 +222,7 @@ static void test_frozen_linear(struct fixture *fixture, const struct linear_case
   int n = c->parts[0] + c->parts[1] + c->parts[2], filled = 0;
   struct matrix parts[FROZEN_PARTS];
   float *values;
-  CHECK_OK(memory_array(&values, (size_t)n * c->cols, sizeof *values));
+  CHECK_OK(shared_array(&values, (size_t)n * c->cols, sizeof *values));
   struct operand x = operand_random((size_t)c->rows * c->cols, fixture->act), bias = operand_random(n, DTYPE_F32);
   struct operand residual = operand_random((size_t)c->rows * n, fixture->act);
   struct result y = result_make((size_t)c->rows * n, fixture->act, c->residual == 2 ? &residual : NULL);
@@ -242,7 +244,7 @@ static void test_frozen_linear(struct fixture *fixture, const struct linear_case
   operand_free(&x);
   operand_free(&bias);
   operand_free(&residual);
-  free(values);
+  shared_free(values);
 }
 
 static void test_frozen_linears(struct fixture *fixture) {
@@ -264,7 +266,7 @@ static void test_frozen_linears(struct fixture *fixture) {
 /** The product with the unit matrix gives the weights themselves: exactly the oracle's, rounded to activations. */
 static void test_dequantized(struct fixture *fixture, enum weight_format format, bool double_quantized, int n, int k) {
   float *values;
-  CHECK_OK(memory_array(&values, (size_t)n * k, sizeof *values));
+  CHECK_OK(shared_array(&values, (size_t)n * k, sizeof *values));
   struct matrix w = matrix_random(format, double_quantized, n, k, fixture->act, values);
   struct operand x = operand_random((size_t)k * k, fixture->act);
   for (int i = 0; i < k * k; i++) {
@@ -285,11 +287,11 @@ static void test_dequantized(struct fixture *fixture, enum weight_format format,
       wrong += got != values[(size_t)j * k + i];
     }
   CHECK(wrong == 0);
-  free(y.memory);
-  free(y.first);
+  shared_free(y.memory);
+  shared_free(y.first);
   operand_free(&x);
   matrix_free(&w);
-  free(values);
+  shared_free(values);
 }
 
 static void test_all_dequantized(struct fixture *fixture) {
@@ -302,7 +304,7 @@ static void test_all_dequantized(struct fixture *fixture) {
 
 static void test_head(struct fixture *fixture, int rows, int vocabulary, int hidden) {
   float *values;
-  CHECK_OK(memory_array(&values, (size_t)vocabulary * hidden, sizeof *values));
+  CHECK_OK(shared_array(&values, (size_t)vocabulary * hidden, sizeof *values));
   struct matrix w = matrix_random(WEIGHT_BF16, false, vocabulary, hidden, fixture->act, values);
   struct operand x = operand_random((size_t)rows * hidden, fixture->act);
   struct operand dy = operand_random((size_t)rows * vocabulary, fixture->act);
@@ -323,25 +325,32 @@ static void test_head(struct fixture *fixture, int rows, int vocabulary, int hid
   operand_free(&x);
   operand_free(&dy);
   matrix_free(&w);
-  free(values);
+  shared_free(values);
 }
 
 /** Logits of a row do not depend on the rows beside it. */
 static void test_rows_alone(struct fixture *fixture) {
   enum { ROWS = 37, CLASSES = 100, HIDDEN = 96 };
-  float values[CLASSES * HIDDEN], together[ROWS * CLASSES], alone[CLASSES];
+  static float values[CLASSES * HIDDEN];
+  float *together, *alone;
+  CHECK_OK(shared_array(&together, ROWS * CLASSES, sizeof *together));
+  CHECK_OK(shared_array(&alone, CLASSES, sizeof *alone));
   struct matrix w = matrix_random(WEIGHT_BF16, false, CLASSES, HIDDEN, fixture->act, values);
   struct operand x = operand_random(ROWS * HIDDEN, fixture->act);
   struct frozen_logits_args arguments = {.logits = together, .x = x.data, .weight = &w, .rows = ROWS};
   CHECK_OK(device_frozen_logits(fixture->devices[1], &arguments));
+  CHECK_OK(device_synchronize(fixture->devices[1]));
   for (int row = 0; row < ROWS; row++) {
     arguments = (struct frozen_logits_args){.logits = alone, .weight = &w, .rows = 1};
     arguments.x = (char *)x.data + row * HIDDEN * dtype_size(fixture->act);
     CHECK_OK(device_frozen_logits(fixture->devices[1], &arguments));
-    CHECK(memcmp(alone, together + row * CLASSES, sizeof alone) == 0);
+    CHECK_OK(device_synchronize(fixture->devices[1]));
+    CHECK(memcmp(alone, together + row * CLASSES, CLASSES * sizeof *alone) == 0);
   }
   operand_free(&x);
   matrix_free(&w);
+  shared_free(together);
+  shared_free(alone);
 }
 
 static void test_embed(struct fixture *fixture) {
@@ -349,7 +358,8 @@ static void test_embed(struct fixture *fixture) {
   float values[VOCABULARY * HIDDEN];
   struct expected want = expected_make(ROWS * HIDDEN);
   struct matrix w = matrix_random(WEIGHT_BF16, false, VOCABULARY, HIDDEN, fixture->act, values);
-  int32_t tokens[ROWS];
+  int32_t *tokens;
+  CHECK_OK(shared_array(&tokens, ROWS, sizeof *tokens));
   for (int t = 0; t < ROWS; t++) {
     tokens[t] = (int32_t)(random_bits() % VOCABULARY);
     memcpy(want.values + t * HIDDEN, values + tokens[t] * HIDDEN, sizeof(float) * HIDDEN);
@@ -358,9 +368,13 @@ static void test_embed(struct fixture *fixture) {
   struct embed_args arguments = {.y = y.data, .table = &w, .tokens = tokens, .rows = ROWS};
   RUN_ON_ALL(fixture, embed, &y, &arguments);
   result_finish(&y, want, "embed");
-  bf16 row[HIDDEN * 2];
-  arguments = (struct embed_args){.y = row, .table = &w, .tokens = (int32_t[]){VOCABULARY}, .rows = 1};
-  CHECK_FAILS(ERR_INTERNAL, "vocabulary", device_embed(fixture->devices[0], &arguments));
+  struct operand row = operand_random(HIDDEN, DTYPE_F32);
+  tokens[0] = VOCABULARY;
+  arguments = (struct embed_args){.y = row.data, .table = &w, .tokens = tokens, .rows = 1};
+  int status = device_embed(fixture->devices[0], &arguments);
+  CHECK_FAILS(ERR_INTERNAL, "vocabulary", status == OK ? device_synchronize(fixture->devices[0]) : status);
+  operand_free(&row);
+  shared_free(tokens);
   matrix_free(&w);
 }
 
@@ -438,7 +452,7 @@ static void test_linears(struct fixture *fixture) {
 static int fixture_open(struct fixture *fixture, const char *isa, const char *act) {
   *fixture = (struct fixture){0};
   for (int d = 0; d < DEVICES; d++) {
-    struct device_options options = {.name = "cpu",
+    struct device_options options = {.name = test_device(),
                                      .cpu_isa = isa,
                                      .act = act,
                                      .threads = thread_numbers[d],
@@ -474,7 +488,7 @@ int main(void) {
   random_state = (uint64_t)time(NULL) * 2654435761u | 1;
   printf("seed %llu\n", (unsigned long long)random_state);
   int tried = 0;
-  for (int isa = 0; isa < 3; isa++) {
+  for (int isa = 0; isa < (testing_cuda() ? 1 : 3); isa++) {
     test_all(isas[isa], "fp32", &tried);
     test_all(isas[isa], "bf16", &tried);
   }

@@ -1,7 +1,8 @@
 /* RMSNorm and LayerNorm against float64, their gradients against finite differences, for every instruction set of this
  * machine, both activation types and several numbers of threads.
  *
- * RUN ranks=1 timeout=120 */
+ * RUN ranks=1 timeout=120
+ * RUN ranks=1 timeout=240 device=cuda */
 #include "kernels.h"
 
 enum { COLS_MAX = 1100 };

@@ -2,7 +2,8 @@
  * and rounding; gradients against finite differences; for every instruction set of this machine, both activation types
  * and several numbers of threads.
  *
- * RUN ranks=1 timeout=120 */
+ * RUN ranks=1 timeout=120
+ * RUN ranks=1 timeout=120 device=cuda */
 #include "kernels.h"
 
 static double sigmoid(double x) {
@@ -275,12 +276,14 @@ static void test_rope(struct crew *crew, int rows, int heads, int head_dim, bool
     for (int i = heads * head_dim; i < stride; i++)
       CHECK(result_value(&x, (size_t)(t * stride + i)) == before.values[t * stride + i]);
   positions[rows - 1] = POSITIONS;
-  CHECK_FAILS(ERR_INTERNAL, "position", device_rope(crew->devices[0], &args));
+  CHECK_FAILS(ERR_INTERNAL, "position", FAULT_OF(crew, rope, &args));
 }
 
 static void test_copy_rows(struct crew *crew) {
   enum { ROWS = 6, COLS = 7, Y_ROWS = 9, X_ROWS = 11, X_STRIDE = 10 };
-  static const int32_t to[ROWS] = {8, 0, 3, 4, 7, 1}, from[ROWS] = {10, 10, 2, 0, 5, 3};
+  static const int32_t places[2][ROWS] = {{8, 0, 3, 4, 7, 1}, {10, 10, 2, 0, 5, 3}};
+  int32_t *to = keep(2 * ROWS, sizeof *to), *from = to + ROWS;
+  memcpy(to, places, sizeof places);
   struct operand x = operand_random(X_ROWS * X_STRIDE, crew->act, 1);
   struct result y = result_of(Y_ROWS * COLS, crew->act, NULL);
   double want[Y_ROWS * COLS] = {0};

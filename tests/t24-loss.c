@@ -1,7 +1,8 @@
 /* Cross entropy with its gradient, and argmax, against float64, for every instruction set of this machine, both
  * activation types and several numbers of threads.
  *
- * RUN ranks=1 timeout=120 */
+ * RUN ranks=1 timeout=120
+ * RUN ranks=1 timeout=240 device=cuda */
 #include "kernels.h"
 
 /** One rounding, and that of a log-sum-exp as large as the logits, which changes a whole row of softmax by that much. */
@@ -41,7 +42,7 @@ static void test_cross_entropy(struct crew *crew, int rows, int cols, double siz
   RUN(crew, cross_entropy, &args, &loss);
   for (int t = 0; t < rows; t++) CHECK(fabs(result_value(&loss, (size_t)t) - want_loss[t]) <= 1e-6 * (1 + 2 * size));
   labels[rows - 1] = cols;
-  CHECK_FAILS(ERR_INTERNAL, "label", device_cross_entropy(crew->devices[0], &args));
+  CHECK_FAILS(ERR_INTERNAL, "label", FAULT_OF(crew, cross_entropy, &args));
   forget_all();
 }
 
@@ -60,12 +61,13 @@ static double entropy_loss(const void *context) {
 
 static void test_gradient(struct crew *crew) {
   enum { COLS = 37 };
-  int32_t label = random_between(0, COLS - 1);
+  int32_t *label = keep(1, sizeof *label);
   struct operand logits = operand_random(COLS, DTYPE_F32, 3);
+  *label = random_between(0, COLS - 1);
   struct result loss = result_of(1, DTYPE_F32, NULL), dlogits = result_of(COLS, crew->act, NULL);
-  struct entropy entropy = {logits.values, COLS, label};
+  struct entropy entropy = {logits.values, COLS, *label};
   double *want = finite_differences(logits.values, COLS, entropy_loss, &entropy);
-  struct cross_entropy_args args = {loss.data, dlogits.data, logits.data, &label, 1, COLS};
+  struct cross_entropy_args args = {loss.data, dlogits.data, logits.data, label, 1, COLS};
   RUN(crew, cross_entropy, &args, &loss, &dlogits);
   CHECK_RESULT(&dlogits, want, COLS);
   forget_all();
@@ -77,10 +79,11 @@ static void test_nan(struct crew *crew) {
   for (int at = 0; at < COLS; at += 7) {
     struct operand logits = operand_random(COLS, DTYPE_F32, 3);
     struct result loss = result_of(1, DTYPE_F32, NULL);
-    int32_t label = COLS - 1 - at;
+    int32_t *label = keep(1, sizeof *label);
+    *label = COLS - 1 - at;
     ((float *)logits.data)[at] = NAN;
-    struct cross_entropy_args args = {loss.data, NULL, logits.data, &label, 1, COLS};
-    CHECK_OK(device_cross_entropy(crew->devices[0], &args));
+    struct cross_entropy_args args = {loss.data, NULL, logits.data, label, 1, COLS};
+    CHECK_OK(FAULT_OF(crew, cross_entropy, &args));
     CHECK(isnan(*(float *)loss.data));
     forget_all();
   }

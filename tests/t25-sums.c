@@ -1,7 +1,8 @@
 /* Fixed-point sums, the gradient norm and AdamW against integers and float64, for every instruction set of this machine,
  * both activation types and several numbers of threads.
  *
- * RUN ranks=1 timeout=120 */
+ * RUN ranks=1 timeout=120
+ * RUN ranks=1 timeout=240 device=cuda */
 #include "kernels.h"
 
 /** The definition: round(x · 2^36), nothing for what does not fit. */
@@ -22,18 +23,21 @@ static float *random_floats(size_t count) {
 
 static void test_fixed(struct crew *crew, size_t count) {
   float *x = random_floats(count);
-  int64_t *want = keep(count, sizeof *want), *sums = keep(count, sizeof *sums), total = 0, faults = 0;
+  int64_t *want = keep(count, sizeof *want), *sums = keep(count, sizeof *sums);
+  int64_t *got = keep(3, sizeof *got), total = 0, faults = 0;
   x[0] = 0x1p26f;
   if (count > 3) x[1] = NAN, x[2] = -INFINITY, x[3] = -0x1.fffffep25f;
   for (size_t i = 0; i < count; i++) total += want[i] = fixed(x[i], &faults);
   for (int run = 0; run < CREW; run++) {
-    int64_t got_faults = 100, got_total = 7, more_faults = 0;
+    struct device *device = crew_device(crew, run);
+    got[0] = 100, got[1] = 7, got[2] = 0;
     for (size_t i = 0; i < count; i++) sums[i] = (int64_t)i;
-    CHECK_OK(device_fixed_add(crew->devices[run], &(struct fixed_add_args){sums, &got_faults, x, count}));
-    CHECK(got_faults == 100 + faults);
+    CHECK_OK(device_fixed_add(device, &(struct fixed_add_args){sums, &got[0], x, count}));
+    CHECK_OK(device_fixed_total(device, &(struct fixed_total_args){&got[1], &got[2], x, count}));
+    CHECK_OK(device_synchronize(device));
+    CHECK(got[0] == 100 + faults);
     for (size_t i = 0; i < count; i++) CHECK(sums[i] == want[i] + (int64_t)i);
-    CHECK_OK(device_fixed_total(crew->devices[run], &(struct fixed_total_args){&got_total, &more_faults, x, count}));
-    CHECK(got_total == 7 + total && more_faults == faults);
+    CHECK(got[1] == 7 + total && got[2] == faults);
   }
   forget_all();
 }
@@ -54,12 +58,13 @@ static void test_fixed_get(struct crew *crew, size_t count) {
 
 static void test_sum_squares(struct crew *crew, size_t count) {
   struct operand x = operand_random(count, DTYPE_F32, 1);
-  double want = dot(x.values, x.values, count), first = 0;
+  double want = dot(x.values, x.values, count), first = 0, *got = keep_doubles(1);
   for (int run = 0; run < CREW; run++) {
-    double got = -1;
-    CHECK_OK(device_sum_squares(crew->devices[run], &(struct sum_squares_args){&got, x.data, count}));
-    if (run == 0) first = got;
-    CHECK(got == first && fabs(got - want) <= 1e-13 * want);
+    struct device *device = crew_device(crew, run);
+    CHECK_OK(device_sum_squares(device, &(struct sum_squares_args){got, x.data, count}));
+    CHECK_OK(device_synchronize(device));
+    if (run == 0) first = *got;
+    CHECK(*got == first && fabs(*got - want) <= 1e-13 * want);
   }
   forget_all();
 }
@@ -101,13 +106,15 @@ static void test_adamw(struct crew *crew, size_t count, float decay) {
 
 static void test_nothing(struct crew *crew) {
   struct device *device = crew->devices[1];
-  int64_t sum = 5, faults = 6;
-  double squares = 3;
-  CHECK_OK(device_fixed_add(device, &(struct fixed_add_args){.faults = &faults}));
-  CHECK_OK(device_fixed_total(device, &(struct fixed_total_args){.sum = &sum, .faults = &faults}));
-  CHECK(sum == 5 && faults == 6);
-  CHECK_OK(device_sum_squares(device, &(struct sum_squares_args){.result = &squares}));
-  CHECK(squares == 0);
+  int64_t *sum = keep(2, sizeof *sum), *faults = sum + 1;
+  double *squares = keep_doubles(1);
+  *sum = 5, *faults = 6, *squares = 3;
+  CHECK_OK(device_fixed_add(device, &(struct fixed_add_args){.faults = faults}));
+  CHECK_OK(device_fixed_total(device, &(struct fixed_total_args){.sum = sum, .faults = faults}));
+  CHECK_OK(device_sum_squares(device, &(struct sum_squares_args){.result = squares}));
+  CHECK_OK(device_synchronize(device));
+  CHECK(*sum == 5 && *faults == 6 && *squares == 0);
+  forget_all();
 }
 
 static void test_crew(struct crew *crew) {

@@ -4,7 +4,7 @@
 #include "kernels.h"
 
 static struct device_options options(void) {
-  return (struct device_options){.name = "auto", .threads = 2, .limits = {.rows = 8, .hidden = 16, .side_hidden = 8}};
+  return (struct device_options){.name = "cpu", .threads = 2, .limits = {.rows = 8, .hidden = 16, .side_hidden = 8}};
 }
 
 static int try_open(const char *name, const char *isa, const char *act, int threads) {
@@ -22,11 +22,12 @@ static int try_open(const char *name, const char *isa, const char *act, int thre
 static void test_names(void) {
   CHECK(strstr(device_list(), "cpu") == device_list());
   CHECK_OK(try_open("auto", "auto", "auto", 0));
+  CHECK_OK(try_open("cpu", "auto", "auto", 0));
   CHECK_OK(try_open("cpu", "plain", "bf16", 3));
   CHECK_OK(try_open("cpu", "plain", "fp32", 1));
   CHECK_FAILS(ERR_USAGE, "did you mean cpu", try_open("cpuu", "auto", "auto", 0));
   CHECK_FAILS(ERR_USAGE, "there are: auto, cpu", try_open("quantum-computer", "auto", "auto", 0));
-  CHECK_FAILS(ERR_USAGE, "not compiled", try_open("cuda", "auto", "auto", 0));
+  CHECK_FAILS(ERR_USAGE, "not compiled", try_open("null", "auto", "auto", 0));
   CHECK_FAILS(ERR_USAGE, "did you mean avx2", try_open("cpu", "avx3", "auto", 0));
   CHECK_FAILS(ERR_USAGE, "did you mean bf16", try_open("cpu", "auto", "bf15", 0));
   CHECK_FAILS(ERR_USAGE, "threads", try_open("cpu", "auto", "auto", -1));

@@ -4,6 +4,7 @@
  * family, with its own weights and quantized to NF4, on the plain path, the fast one and those between.
  */
 // RUN ranks=1 args=""
+// RUN ranks=1 timeout=120 device=cuda
 #include "tiny.h"
 
 static const char *const models[] = {"tiny-llama", "tiny-llama3", "tiny-linear", "tiny-mistral", "tiny-qwen2"};

@@ -6,6 +6,7 @@
  * and on any number of threads to the same bits.
  */
 // RUN ranks=1 args="" timeout=120
+// RUN ranks=1 timeout=900 device=cuda
 #include "tiny.h"
 
 #define CASE(model, down, mix) "grad-" model "-" down "-" mix

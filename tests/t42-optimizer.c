@@ -4,6 +4,7 @@
  * bit; every trained tensor of every variant moves, also where the weights are bf16 and the steps small.
  */
 // RUN ranks=1 args="" timeout=60
+// RUN ranks=1 timeout=900 device=cuda
 #include "optimizer.h"
 #include "tiny.h"
 

@@ -4,6 +4,7 @@
  * in pieces of several sizes, then token by token, two sequences of different lengths side by side in slots of their own.
  */
 // RUN ranks=1 args="" timeout=60
+// RUN ranks=1 timeout=300 device=cuda
 #include "tiny.h"
 
 enum { SLOTS = 3, SLOT_ROWS = 40, SEQUENCES = 2 };

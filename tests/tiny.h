@@ -8,6 +8,7 @@
 
 #include <stdlib.h>
 
+#include "device_memory.h"
 #include "head.h"
 #include "io/model_source.h"
 #include "kernels/cpu/cpu.h"
@@ -16,7 +17,8 @@
 #include "scratch.h"
 #include "side.h"
 
-/** A way to compute: the plain reference path, or the best this machine has. */
+/** A way to compute: the plain reference path, or the best this machine has. On another device than the cpu: with fp32 or
+ *  with bf16 activations. */
 struct tiny_path {
   const char *name, *isa, *act;
   int threads;
@@ -29,6 +31,7 @@ static inline int tiny_other_paths(struct tiny_path paths[4]) {
   paths[1] = (struct tiny_path){"avx2 fp32", "avx2", "fp32", 2};
   paths[2] = (struct tiny_path){"avx2 bf16", "avx2", "bf16", 2};
   paths[3] = (struct tiny_path){"avx512 fp32", "avx512-bf16", "fp32", 2};
+  if (testing_cuda()) return 0;
   return cpu_isa_best() == CPU_PLAIN ? 1 : cpu_isa_best() == CPU_AVX2 ? 3 : 4;
 }
 
@@ -147,7 +150,8 @@ static inline void tiny_open_backbone(struct tiny *tiny, const struct tiny_path 
   CHECK_OK(backbone_file_open(&file, name));
   free(name);
   if (!file) exit(check_result());
-  struct device_options options = {.name = "cpu", .cpu_isa = path->isa, .act = path->act, .threads = path->threads};
+  struct device_options options = {
+      .name = test_device(), .cpu_isa = path->isa, .act = path->act, .threads = path->threads};
   options.limits = backbone_limits(backbone_file_config(file), rows);
   options.limits.side_hidden = options.limits.hidden;
   CHECK_OK(device_open(&tiny->device, &options));

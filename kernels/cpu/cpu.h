@@ -50,6 +50,9 @@ const char *cpu_isa_name(enum cpu_isa isa);
 /** The best instruction set that this machine runs and this program was compiled for. */
 enum cpu_isa cpu_isa_best(void);
 
+/** Always. */
+bool cpu_present(void);
+
 /** Fills `device` (name, description, act, tables, state). ERR_USAGE for an instruction set that is unknown or that
  *  this machine lacks. */
 int cpu_open(struct device *device, const struct device_options *options);

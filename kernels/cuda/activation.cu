@@ -1,0 +1,149 @@
+/** SwiGLU, SiLU, pooling and rounding to activations. */
+#include "kernels/cuda/kernel.cuh"
+
+template <typename T>
+struct swiglu {
+  T *y;
+  const T *x;
+  unsigned cols;
+  template <int N>
+  __device__ void run(unsigned i) const {
+    float gate[N], up[N];
+    size_t at = (size_t)i + (size_t)(i / cols) * cols;
+    load<N>(gate, x, at);
+    load<N>(up, x, at + cols);
+#pragma unroll
+    for (int k = 0; k < N; k++) up[k] *= gate[k] * sigmoid(gate[k]);
+    store<N>(y, i, up);
+  }
+};
+
+extern "C" cudaError_t cuda_launch_swiglu(const cuda_context *context, const swiglu_args *a) {
+  return by_act(context, [&]<typename T>(T) {
+    return each<wide_of<T>>(context, swiglu<T>{(T *)a->y, (const T *)a->x, (unsigned)a->cols},
+                            (size_t)a->rows * a->cols, a->cols % wide_of<T> == 0 && all_aligned(a->y, a->x));
+  });
+}
+
+template <typename T>
+struct swiglu_backward {
+  T *dx;
+  const T *dy, *x;
+  unsigned cols;
+  template <int N>
+  __device__ void run(unsigned i) const {
+    float gate[N], up[N], d[N];
+    size_t at = (size_t)i + (size_t)(i / cols) * cols;
+    load<N>(gate, x, at);
+    load<N>(up, x, at + cols);
+    load<N>(d, dy, i);
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+      float open = sigmoid(gate[k]);
+      float d_gate = d[k] * up[k] * (open * (1.0f + gate[k] * (1.0f - open)));
+      up[k] = d[k] * (gate[k] * open);
+      gate[k] = d_gate;
+    }
+    store<N>(dx, at, gate);
+    store<N>(dx, at + cols, up);
+  }
+};
+
+extern "C" cudaError_t cuda_launch_swiglu_backward(const cuda_context *context, const swiglu_backward_args *a) {
+  return by_act(context, [&]<typename T>(T) {
+    return each<wide_of<T>>(context,
+                            swiglu_backward<T>{(T *)a->dx, (const T *)a->dy, (const T *)a->x, (unsigned)a->cols},
+                            (size_t)a->rows * a->cols, a->cols % wide_of<T> == 0 && all_aligned(a->dx, a->dy, a->x));
+  });
+}
+
+template <typename T>
+struct silu {
+  T *y;
+  const T *x;
+  template <int N>
+  __device__ void run(unsigned i) const {
+    float v[N];
+    load<N>(v, x, i);
+#pragma unroll
+    for (int k = 0; k < N; k++) v[k] *= sigmoid(v[k]);
+    store<N>(y, i, v);
+  }
+};
+
+extern "C" cudaError_t cuda_launch_silu(const cuda_context *context, const silu_args *a) {
+  size_t count = (size_t)a->rows * a->cols;
+  return by_act(context, [&]<typename T>(T) {
+    return each<wide_of<T>>(context, silu<T>{(T *)a->y, (const T *)a->x}, count,
+                            count % wide_of<T> == 0 && all_aligned(a->y, a->x));
+  });
+}
+
+template <typename T>
+struct silu_backward {
+  T *dx;
+  const T *dy, *x;
+  template <int N>
+  __device__ void run(unsigned i) const {
+    float v[N], d[N];
+    load<N>(v, x, i);
+    load<N>(d, dy, i);
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+      float open = sigmoid(v[k]);
+      d[k] *= open * (1.0f + v[k] * (1.0f - open));
+    }
+    store<N>(dx, i, d);
+  }
+};
+
+extern "C" cudaError_t cuda_launch_silu_backward(const cuda_context *context, const silu_backward_args *a) {
+  size_t count = (size_t)a->rows * a->cols;
+  return by_act(context, [&]<typename T>(T) {
+    return each<wide_of<T>>(context, silu_backward<T>{(T *)a->dx, (const T *)a->dy, (const T *)a->x}, count,
+                            count % wide_of<T> == 0 && all_aligned(a->dx, a->dy, a->x));
+  });
+}
+
+template <typename T>
+struct pool {
+  T *y;
+  const T *x;
+  int window;
+  bool maximum;
+  template <int N>
+  __device__ void run(unsigned i) const {
+    const T *from = x + (size_t)i * window;
+    float result = to_float(from[0]);
+    for (int k = 1; k < window; k++) {
+      float value = to_float(from[k]);
+      result = maximum ? (value > result ? value : result) : result + value;
+    }
+    from_float(y + i, maximum ? result : result / (float)window);
+  }
+};
+
+extern "C" cudaError_t cuda_launch_pool(const cuda_context *context, const pool_args *a) {
+  return by_act(context, [&]<typename T>(T) {
+    return each<1>(context, pool<T>{(T *)a->y, (const T *)a->x, a->window, a->maximum}, (size_t)a->rows * a->cols,
+                   false);
+  });
+}
+
+template <typename T>
+struct to_act {
+  T *y;
+  const float *x;
+  template <int N>
+  __device__ void run(unsigned i) const {
+    float v[N];
+    load<N>(v, x, i);
+    store<N>(y, i, v);
+  }
+};
+
+extern "C" cudaError_t cuda_launch_to_act(const cuda_context *context, const to_act_args *a) {
+  return by_act(context, [&]<typename T>(T) {
+    return each<4>(context, to_act<T>{(T *)a->y, a->x}, a->count, a->count % 4 == 0 && all_aligned(a->y, a->x));
+  });
+}

@@ -1,0 +1,88 @@
+/**
+ * @file launch.h
+ * Between C and the .cu files: one launcher for each operation that is kernels of our own. A launcher checks nothing that
+ * kernels/operations.c has checked, puts its kernels on the context's stream and returns without waiting.
+ */
+#ifndef QST_KERNELS_CUDA_LAUNCH_H
+#define QST_KERNELS_CUDA_LAUNCH_H
+
+#include <cuda_runtime_api.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "kernels/device.h"
+
+/** What a kernel found that contradicts its arguments. The first finding is kept; it is read with the next result that
+ *  goes to the host (kernels/cuda/cuda.c). */
+enum cuda_fault_kind { FAULT_NONE, FAULT_TOKEN, FAULT_POSITION, FAULT_LABEL, FAULT_SAMPLE, FAULT_SAMPLES };
+struct cuda_fault {
+  int32_t kind; /**< enum cuda_fault_kind */
+  int32_t where, value, limit;
+};
+
+enum {
+  MAPS_NF4 = 0,
+  MAPS_FP4 = 16,
+  MAPS_DYNAMIC = 32,
+  MAPS_SIZE = 32 + 256, /**< floats of the code books (base/types.h) in device memory */
+
+  SUM_BLOCKS = 128,   /**< partial sums of a sum over rows */
+  SUM_COLUMNS = 4096, /**< columns that are summed at once */
+  SUM_SIZE = (SUM_BLOCKS + 1) * SUM_COLUMNS,
+  SQUARE_BLOCKS = 256,
+};
+
+struct cuda_context {
+  cudaStream_t stream;
+  enum dtype act;
+  const float *maps;        /**< [MAPS_SIZE] */
+  struct cuda_fault *fault; /**< [1] device memory */
+  float *sums;              /**< [SUM_SIZE] */
+  double *squares;          /**< [SQUARE_BLOCKS] */
+  float *deltas;            /**< [delta_size]: Σ do · o of each row and head in attention_backward */
+  size_t delta_size;
+};
+
+/** Operations that are own kernels throughout; the matrix products are in kernels/cuda/product.h. */
+#define CUDA_KERNEL_OPERATIONS(X)                                                                                      \
+  X(embed)                                                                                                             \
+  X(rmsnorm)                                                                                                           \
+  X(rmsnorm_backward)                                                                                                  \
+  X(layernorm) X(layernorm_backward) X(rope) X(attention) X(attention_backward) X(swiglu) X(swiglu_backward) X(silu)   \
+      X(silu_backward) X(pool) X(gate) X(gate_backward) X(mix) X(mix_backward) X(copy_rows) X(to_act) X(cross_entropy) \
+          X(argmax) X(fixed_add) X(fixed_total) X(fixed_get) X(sum_squares) X(adamw)
+
+#define CUDA_LAUNCHER(name) cudaError_t cuda_launch_##name(const struct cuda_context *, const struct name##_args *);
+CUDA_KERNEL_OPERATIONS(CUDA_LAUNCHER)
+#undef CUDA_LAUNCHER
+
+/** out[i] = element first + i of the flattened matrix, as activations. */
+cudaError_t cuda_launch_dequantize(const struct cuda_context *context, void *out, const struct matrix *matrix,
+                                   size_t first, size_t count);
+
+/** y = sums + bias + residual, rounded to activations: the end of a product whose sums were left in fp32. */
+struct finish_args {
+  void *y;              /**< act [rows, cols] */
+  const float *sums;    /**< [rows, cols] */
+  const float *bias;    /**< [cols] */
+  const void *residual; /**< act [rows, cols] or NULL; may be y */
+  int rows, cols;
+};
+cudaError_t cuda_launch_finish(const struct cuda_context *context, const struct finish_args *arguments);
+
+/** sums[j] = Σ dy[t, j] over t, in an order fixed by `rows`. */
+cudaError_t cuda_launch_column_sums(const struct cuda_context *context, float *sums, const void *dy, int rows,
+                                    int cols);
+
+/** The second and third kernel file of attention (attention.cu checks the samples and chooses). */
+cudaError_t cuda_launch_attention_narrow(const struct cuda_context *context, const struct attention_args *arguments);
+cudaError_t cuda_launch_attention_backward_narrow(const struct cuda_context *context,
+                                                  const struct attention_backward_args *arguments);
+enum { NARROW_HEAD_DIM = 16 }; /**< a thread holds a whole query */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,26 @@
+/**
+ * @file product.h
+ * The matrix products of the cuda device, by cuBLASLt: activations in, fp32 sums. Frozen weights are dequantized into a
+ * workspace first, as many rows of the weight at a time as it holds.
+ *
+ * The algorithm of a shape is what cuBLASLt's heuristics say for exactly that shape, types and alignment, among those whose
+ * sums have a fixed order (no reduction in place). It is kept for the next time; forgetting it changes nothing.
+ */
+#ifndef QST_KERNELS_CUDA_PRODUCT_H
+#define QST_KERNELS_CUDA_PRODUCT_H
+
+#include "kernels/device.h"
+
+/** Loads cuBLASLt and lays out the workspace. */
+int cuda_product_open(struct device *device, const struct device_options *options);
+/** NULL-safe for a device whose product was never opened. */
+void cuda_product_close(struct device *device);
+
+int cuda_frozen_linear(struct device *device, const struct frozen_linear_args *arguments);
+int cuda_frozen_logits(struct device *device, const struct frozen_logits_args *arguments);
+int cuda_frozen_input_grad(struct device *device, const struct frozen_input_grad_args *arguments);
+int cuda_linear(struct device *device, const struct linear_args *arguments);
+int cuda_linear_input_grad(struct device *device, const struct linear_input_grad_args *arguments);
+int cuda_linear_weight_grad(struct device *device, const struct linear_weight_grad_args *arguments);
+
+#endif

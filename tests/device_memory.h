@@ -1,0 +1,56 @@
+/**
+ * @file device_memory.h
+ * The device a test is for, and memory that the test and this device both reach.
+ */
+#ifndef QST_TESTS_DEVICE_MEMORY_H
+#define QST_TESTS_DEVICE_MEMORY_H
+
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/memory.h"
+
+/** From the environment (tests/run): "cpu" or "cuda". */
+static inline const char *test_device(void) {
+  const char *name = getenv("DEVICE");
+  return name ? name : "cpu";
+}
+
+static inline bool testing_cuda(void) {
+  return strcmp(test_device(), "cuda") == 0;
+}
+
+#ifdef QST_CUDA
+#include <cuda_runtime_api.h>
+
+/** As memory_array(), for shared_free(). */
+static inline int shared_array(void *out, size_t count, size_t size) {
+  void *block = NULL;
+  if (!testing_cuda()) return memory_array(out, count, size);
+  if (cudaMallocManaged(&block, count * size + 1, cudaMemAttachGlobal) != cudaSuccess)
+    return fail(ERR_MEMORY, "no managed memory");
+  memset(block, 0, count * size + 1);
+  memcpy(out, &block, sizeof block);
+  return OK;
+}
+
+static inline void shared_free(void *block) {
+  if (testing_cuda()) {
+    cudaFree(block);
+  } else {
+    free(block);
+  }
+}
+#else
+static inline int shared_array(void *out, size_t count, size_t size) {
+  return memory_array(out, count, size);
+}
+
+static inline void shared_free(void *block) {
+  free(block);
+}
+#endif
+
+#endif

@@ -1,0 +1,197 @@
+/* The products of kernels/cuda/product.c on the host: op(A) · op(B) + beta · C in fp32, one sum after the other. */
+#include <cstring>
+#include <cublasLt.h>
+#include <memory>
+#include <vector>
+
+#include "cuda_bf16.h"
+#include "runtime.h"
+
+namespace {
+
+enum : uint64_t { LAYOUT = 0x4c41594f5554u, PRODUCT = 0x50524f4455u, WISHES = 0x574953484553u, CHOSEN = 0x43484f53u };
+
+struct layout {
+  uint64_t magic, rows, cols;
+  int64_t ld;
+  uint64_t type;
+};
+struct product {
+  uint64_t magic, first, second; /**< whether an operand is transposed */
+};
+
+template <typename T, typename Opaque>
+T read(const Opaque *opaque) {
+  T value;
+  static_assert(sizeof value <= sizeof *opaque);
+  memcpy(&value, opaque, sizeof value);
+  return value;
+}
+
+bool sound(const layout &l) {
+  return l.magic == LAYOUT && l.rows > 0 && l.cols > 0 && l.ld >= (int64_t)l.rows;
+}
+
+size_t bytes_of(const layout &l) {
+  return (((size_t)l.cols - 1) * (size_t)l.ld + l.rows) * (l.type == CUDA_R_16BF ? 2 : 4);
+}
+
+float element(const void *data, const layout &l, size_t row, size_t col) {
+  size_t at = col * (size_t)l.ld + row;
+  return l.type == CUDA_R_16BF ? __bfloat162float(((const __nv_bfloat16 *)data)[at]) : ((const float *)data)[at];
+}
+
+void set_element(void *data, const layout &l, size_t row, size_t col, float value) {
+  size_t at = col * (size_t)l.ld + row;
+  if (l.type == CUDA_R_16BF) {
+    ((__nv_bfloat16 *)data)[at] = __float2bfloat16_rn(value);
+  } else {
+    ((float *)data)[at] = value;
+  }
+}
+
+struct task {
+  layout a, b, d;
+  bool first, second;
+  float alpha, beta;
+  const void *from_a, *from_b, *from_c;
+  void *to;
+};
+
+/** out[s * rows + i] = op(A)[i, s] */
+std::vector<float> by_step(const void *data, const layout &l, bool transposed, size_t rows, size_t steps) {
+  std::vector<float> out(rows * steps);
+  for (size_t s = 0; s < steps; s++)
+    for (size_t i = 0; i < rows; i++) out[s * rows + i] = transposed ? element(data, l, s, i) : element(data, l, i, s);
+  return out;
+}
+
+void multiply(const task &t) {
+  constexpr size_t TOGETHER = 64;
+  size_t rows = t.d.rows, cols = t.d.cols, steps = t.first ? t.a.rows : t.a.cols;
+  std::vector<float> a = by_step(t.from_a, t.a, t.first, rows, steps);
+  std::vector<float> b = by_step(t.from_b, t.b, !t.second, cols, steps);
+  for (size_t begin = 0; begin < rows; begin += TOGETHER) {
+    size_t count = rows - begin < TOGETHER ? rows - begin : TOGETHER;
+    for (size_t j = 0; j < cols; j++) {
+      float sums[TOGETHER] = {};
+      for (size_t s = 0; s < steps; s++) {
+        const float *x = a.data() + s * rows + begin;
+        float factor = b[s * cols + j];
+        if (count == TOGETHER) {
+          for (size_t i = 0; i < TOGETHER; i++) sums[i] += factor * x[i];
+        } else {
+          for (size_t i = 0; i < count; i++) sums[i] += factor * x[i];
+        }
+      }
+      for (size_t i = 0; i < count; i++) {
+        float old = t.beta != 0 ? t.beta * element(t.from_c, t.d, begin + i, j) : 0.0f;
+        set_element(t.to, t.d, begin + i, j, t.alpha * sums[i] + old);
+      }
+    }
+  }
+}
+
+bool fits(const task &t) {
+  size_t rows = t.first ? t.a.cols : t.a.rows, steps = t.first ? t.a.rows : t.a.cols;
+  size_t cols = t.second ? t.b.rows : t.b.cols, others = t.second ? t.b.cols : t.b.rows;
+  return rows == t.d.rows && cols == t.d.cols && steps == others && t.a.type == t.b.type;
+}
+
+}  // namespace
+
+extern "C" {
+
+int cublaslt_load(void) {
+  return 0;
+}
+
+cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle) {
+  *handle = (cublasLtHandle_t) new int(0);
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) {
+  delete (int *)handle;
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatrixLayoutInit(cublasLtMatrixLayout_t opaque, cudaDataType type, uint64_t rows, uint64_t cols,
+                                        int64_t ld) {
+  layout l = {LAYOUT, rows, cols, ld, (uint64_t)type};
+  memcpy(opaque, &l, sizeof l);
+  return sound(l) ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;
+}
+
+cublasStatus_t cublasLtMatmulDescInit(cublasLtMatmulDesc_t desc, cublasComputeType_t compute, cudaDataType_t scale) {
+  product p = {PRODUCT, 0, 0};
+  memcpy(desc, &p, sizeof p);
+  return compute == CUBLAS_COMPUTE_32F && scale == CUDA_R_32F ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
+}
+
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t attribute,
+                                              const void *value, size_t size) {
+  product p = read<product>(desc);
+  cublasOperation_t operation;
+  if (p.magic != PRODUCT || size != sizeof operation) return CUBLAS_STATUS_INVALID_VALUE;
+  memcpy(&operation, value, sizeof operation);
+  (attribute == CUBLASLT_MATMUL_DESC_TRANSA ? p.first : p.second) = operation == CUBLAS_OP_T;
+  memcpy(desc, &p, sizeof p);
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceInit(cublasLtMatmulPreference_t preference) {
+  uint64_t magic = WISHES;
+  memcpy(preference, &magic, sizeof magic);
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+/** The size of a value must be right; what is wished changes nothing here. */
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
+                                                    cublasLtMatmulPreferenceAttributes_t attribute, const void *value,
+                                                    size_t size) {
+  size_t right = attribute == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES ? sizeof(uint64_t) : sizeof(uint32_t);
+  bool good = read<uint64_t>(preference) == WISHES && value && size == right;
+  return good ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;
+}
+
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc,
+                                              cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                              cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                              cublasLtMatmulPreference_t preference, int most,
+                                              cublasLtMatmulHeuristicResult_t *results, int *count) {
+  product p = read<product>(desc);
+  task t = {read<layout>(a), read<layout>(b), read<layout>(d), p.first != 0, p.second != 0, 1, 0, {}, {}, {}, {}};
+  layout lc = read<layout>(c);
+  *count = 0;
+  if (!handle || p.magic != PRODUCT || read<uint64_t>(preference) != WISHES || most < 1 || !sound(t.a) || !sound(t.b) ||
+      !sound(t.d) || !sound(lc) || !fits(t))
+    return CUBLAS_STATUS_INVALID_VALUE;
+  *results = cublasLtMatmulHeuristicResult_t{};
+  results->algo.data[0] = CHOSEN;
+  *count = 1;
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void *alpha, const void *a,
+                              cublasLtMatrixLayout_t la, const void *b, cublasLtMatrixLayout_t lb, const void *beta,
+                              const void *c, cublasLtMatrixLayout_t lc, void *d, cublasLtMatrixLayout_t ld,
+                              const cublasLtMatmulAlgo_t *algo, void *workspace, size_t size, cudaStream_t stream) {
+  product p = read<product>(desc);
+  task t = {read<layout>(la), read<layout>(lb), read<layout>(ld), p.first != 0, p.second != 0, 0, 0, a, b, c, d};
+  memcpy(&t.alpha, alpha, sizeof t.alpha);
+  memcpy(&t.beta, beta, sizeof t.beta);
+  if (!handle || algo->data[0] != CHOSEN || !fits(t) || memcmp(lc, ld, sizeof(layout)) != 0)
+    return CUBLAS_STATUS_INVALID_VALUE;
+  bool there = host_on_device(a, bytes_of(t.a), "first operand") &&
+               host_on_device(b, bytes_of(t.b), "second operand") && host_on_device(d, bytes_of(t.d), "product") &&
+               (t.beta == 0 || host_on_device(c, bytes_of(t.d), "C")) && host_on_device(workspace, size, "workspace");
+  if (!there) return CUBLAS_STATUS_INVALID_VALUE;
+  host_enqueue(stream, [t] {
+    multiply(t);
+    return cudaSuccess;
+  });
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+}  // extern "C"

@@ -1,0 +1,242 @@
+/* Streams and memory of the host runtime. */
+#include "runtime.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <map>
+#include <memory>
+#include <set>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(block, bytes)   ((void)(block), (void)(bytes))
+#define ASAN_UNPOISON_MEMORY_REGION(block, bytes) ((void)(block), (void)(bytes))
+#endif
+
+struct CUstream_st {
+  std::deque<std::function<cudaError_t()>> work;
+};
+
+namespace {
+
+enum kind { DEVICE, MANAGED, PINNED };
+struct allocation {
+  size_t bytes;
+  kind where;
+};
+
+std::map<const char *, allocation> allocations;
+std::set<cudaStream_t> streams;
+cudaError_t last_error = cudaSuccess;
+size_t allowed = HOST_SHARED_FREE;
+
+cudaError_t failed(cudaError_t error) {
+  return last_error = error;
+}
+
+/** Device memory is open while work is done and closed to the host otherwise. */
+void open_memory(bool open) {
+  for (auto &[block, a] : allocations) {
+    if (a.where != DEVICE) continue;
+    if (open) {
+      ASAN_UNPOISON_MEMORY_REGION(block, a.bytes);
+    } else {
+      ASAN_POISON_MEMORY_REGION(block, a.bytes);
+    }
+  }
+}
+
+cudaError_t allocate(void **out, size_t bytes, kind where) {
+  *out = nullptr;
+  if (posix_memalign(out, 256, bytes) != 0 || !*out) return failed(cudaErrorMemoryAllocation);
+  memset(*out, 0xff, bytes); /* NaN in every format */
+  allocations[(const char *)*out] = {bytes, where};
+  if (where == DEVICE) ASAN_POISON_MEMORY_REGION(*out, bytes);
+  return cudaSuccess;
+}
+
+cudaError_t release(void *block) {
+  if (!block) return cudaSuccess;
+  cudaError_t status = cudaSuccess;
+  for (cudaStream_t stream : streams)
+    if (cudaError_t error = cudaStreamSynchronize(stream)) status = error;
+  auto found = allocations.find((const char *)block);
+  if (found == allocations.end()) return failed(cudaErrorInvalidValue);
+  ASAN_UNPOISON_MEMORY_REGION(block, found->second.bytes);
+  allocations.erase(found);
+  free(block);
+  return status;
+}
+
+const allocation *find(const void *block, size_t *inside) {
+  auto after = allocations.upper_bound((const char *)block);
+  if (after == allocations.begin()) return nullptr;
+  --after;
+  *inside = (size_t)((const char *)block - after->first);
+  return *inside < after->second.bytes ? &after->second : nullptr;
+}
+
+}  // namespace
+
+void host_enqueue(cudaStream_t stream, std::function<cudaError_t()> work) {
+  stream->work.push_back(std::move(work));
+}
+
+bool host_on_device(const void *block, size_t bytes, const char *what) {
+  size_t inside;
+  const allocation *a = find(block, &inside);
+  if (a && a->where != PINNED && bytes <= a->bytes - inside) return true;
+  fprintf(stderr, "host runtime: %s: %zu bytes at %p are not device memory\n", what, bytes, block);
+  return false;
+}
+
+size_t host_shared_allowed() {
+  return allowed;
+}
+
+extern "C" {
+
+const char *cudaGetErrorString(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess:
+      return "no error";
+    case cudaErrorInvalidValue:
+      return "invalid argument";
+    case cudaErrorMemoryAllocation:
+      return "out of memory";
+    case cudaErrorNoDevice:
+      return "no CUDA-capable device is detected";
+    case cudaErrorLaunchFailure:
+      return "unspecified launch failure";
+  }
+  return "unknown error";
+}
+
+cudaError_t cudaGetLastError(void) {
+  cudaError_t error = last_error;
+  last_error = cudaSuccess;
+  return error;
+}
+
+/* QST_HOST_GPUS: how many there are, 1 by default. */
+cudaError_t cudaGetDeviceCount(int *count) {
+  const char *wanted = getenv("QST_HOST_GPUS");
+  *count = wanted ? atoi(wanted) : 1;
+  return *count > 0 ? cudaSuccess : failed(cudaErrorNoDevice);
+}
+
+cudaError_t cudaSetDevice(int device) {
+  int count;
+  cudaError_t status = cudaGetDeviceCount(&count);
+  return status != cudaSuccess ? status : device >= 0 && device < count ? cudaSuccess : failed(cudaErrorInvalidValue);
+}
+
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int device) {
+  const char *major = getenv("QST_HOST_CAPABILITY");
+  *properties = cudaDeviceProp{};
+  snprintf(properties->name, sizeof properties->name, "host runtime %d", device);
+  properties->totalGlobalMem = (size_t)1 << 30;
+  properties->major = major ? atoi(major) : 9;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
+  (void)flags;
+  *stream = new CUstream_st;
+  streams.insert(*stream);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  cudaError_t status = cudaStreamSynchronize(stream);
+  streams.erase(stream);
+  delete stream;
+  return status;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  cudaError_t status = cudaSuccess;
+  if (stream->work.empty()) return status;
+  open_memory(true);
+  while (!stream->work.empty() && status == cudaSuccess) {
+    auto work = std::move(stream->work.front());
+    stream->work.pop_front();
+    status = work();
+  }
+  open_memory(false);
+  return status == cudaSuccess ? status : failed(status);
+}
+
+cudaError_t cudaMalloc(void **out, size_t bytes) {
+  return allocate(out, bytes, DEVICE);
+}
+
+cudaError_t cudaMallocHost(void **out, size_t bytes) {
+  return allocate(out, bytes, PINNED);
+}
+
+cudaError_t cudaMallocManaged(void **out, size_t bytes, unsigned flags) {
+  (void)flags;
+  return allocate(out, bytes, MANAGED);
+}
+
+cudaError_t cudaFree(void *block) {
+  return release(block);
+}
+
+cudaError_t cudaFreeHost(void *block) {
+  return release(block);
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t stream) {
+  size_t inside;
+  bool good = (kind == cudaMemcpyDeviceToHost || host_on_device(to, bytes, "copy to")) &&
+              (kind == cudaMemcpyHostToDevice || host_on_device(from, bytes, "copy from"));
+  if (!good) return failed(cudaErrorInvalidValue);
+  if (kind == cudaMemcpyHostToDevice && !find(from, &inside)) { /* pageable: read before the call returns */
+    auto kept = std::make_shared<std::vector<char>>((const char *)from, (const char *)from + bytes);
+    host_enqueue(stream, [=] {
+      memcpy(to, kept->data(), bytes);
+      return cudaSuccess;
+    });
+  } else {
+    host_enqueue(stream, [=] {
+      memmove(to, from, bytes);
+      return cudaSuccess;
+    });
+  }
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void *block, int value, size_t bytes, cudaStream_t stream) {
+  if (bytes && !host_on_device(block, bytes, "set")) return failed(cudaErrorInvalidValue);
+  host_enqueue(stream, [=] {
+    memset(block, value, bytes);
+    return cudaSuccess;
+  });
+  return cudaSuccess;
+}
+
+cudaError_t cudaFuncSetAttribute(const void *function, enum cudaFuncAttribute attribute, int value) {
+  (void)function, (void)attribute;
+  if (value > HOST_SHARED_MOST) return failed(cudaErrorInvalidValue);
+  allowed = (size_t)value;
+  return cudaSuccess;
+}
+
+}  // extern "C"
+
+cudaError_t host_launch(const cudaLaunchConfig_t &config, std::function<void()> thread) {
+  const dim3 &grid = config.gridDim, &block = config.blockDim;
+  size_t threads = (size_t)block.x * block.y * block.z;
+  bool fits = grid.x > 0 && grid.y > 0 && grid.z > 0 && grid.y < 65536 && grid.z < 65536 && threads > 0 &&
+              threads <= 1024 && config.dynamicSmemBytes <= allowed;
+  allowed = HOST_SHARED_FREE;
+  if (!fits) return failed(cudaErrorInvalidValue);
+  host_enqueue(config.stream, [config, thread] { return host_run_grid(config, thread); });
+  return cudaSuccess;
+}

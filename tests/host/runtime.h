@@ -1,0 +1,26 @@
+/**
+ * @file runtime.h
+ * Inside the host runtime: streams and memory (runtime.cc), a grid's threads (grid.cc), products (cublaslt.cc).
+ */
+#ifndef QST_TESTS_HOST_RUNTIME_H
+#define QST_TESTS_HOST_RUNTIME_H
+
+#include <functional>
+
+#include "cuda_runtime.h"
+
+/** Puts work on a stream: done, in order, when someone waits for the stream. */
+void host_enqueue(cudaStream_t stream, std::function<cudaError_t()> work);
+
+/** Whether all of [block, block + bytes) is in one allocation that a GPU can reach; says so on stderr when not. */
+bool host_on_device(const void *block, size_t bytes, const char *what);
+
+/** Runs all blocks of a grid, one after the other. */
+cudaError_t host_run_grid(const cudaLaunchConfig_t &config, const std::function<void()> &thread);
+
+/** Bytes of shared memory that a block may ask for: a Hopper's. */
+enum { HOST_SHARED_MOST = 227 << 10, HOST_SHARED_FREE = 48 << 10 };
+/** What the kernel of the next launches was allowed with cudaFuncSetAttribute(). */
+size_t host_shared_allowed();
+
+#endif

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Whole runs on the cuda device under the host runtime: 1, 2 and 3 ranks, threads of a block in every order, equal byte for
+# byte; and a loss curve within bf16's error of the cpu device's.
+# RUN timeout=300 device=cuda
+. tests/tiny_run.sh
+make_tiny
+steps=8
+read -ra options <<<"$(tiny_options) --steps $steps --act bf16"
+
+"$QST" "${options[@]}" --device cuda --out "$work/one"
+for schedule in reverse random; do
+  QST_HOST_SCHEDULE=$schedule "$QST" "${options[@]}" --device cuda --out "$work/$schedule"
+  same_run "$work/one" "$work/$schedule" $steps
+done
+for ranks in 2 3; do
+  "${mpirun[@]}" $ranks "$QST" "${options[@]}" --device cuda --out "$work/ranks-$ranks"
+  same_run "$work/one" "$work/ranks-$ranks" $steps
+done
+
+# Resumed on another number of ranks.
+"$QST" "${options[@]}" --device cuda --out "$work/half" --save-every 4
+rm "$work/half/step-000008.h5"
+for link in latest best; do ln -sfn step-000004.h5 "$work/half/$link"; done
+rm -f "$work/half"/step-00000[5-8].h5
+"${mpirun[@]}" 2 "$QST" "${options[@]}" --device cuda --out "$work/half" --save-every 4 --resume
+same_run "$work/one" "$work/half" $steps
+
+# Against the cpu device: the same files, each loss within 1 percent (bf16 has 8 bits).
+"$QST" "${options[@]}" --device cpu --out "$work/cpu"
+paste <(losses "$work/one") <(losses "$work/cpu") | awk '
+  function abs(x) { return x < 0 ? -x : x }
+  { lines++; if ($1 != $3 || !(abs($2 - $4) <= 0.01 * abs($4))) { print "cuda " $2 ", cpu " $4 " at step " $1; bad = 1 } }
+  END { exit bad || lines != '$steps' }' || die "the loss curves of cuda and cpu differ"
+
+# Without a GPU to be seen the same program chooses the cpu, and says so when asked for cuda.
+QST_HOST_GPUS=0 "$QST" "${options[@]}" --device auto --out "$work/auto"
+same_run "$work/cpu" "$work/auto" $steps
+status=0
+QST_HOST_GPUS=0 "$QST" "${options[@]}" --device cuda --out "$work/none" 2>"$work/error" || status=$?
+((status == 3)) && grep -q 'no GPU' "$work/error" || die "no GPU: status $status, $(cat "$work/error")"
+status=0
+QST_HOST_CAPABILITY=7 "$QST" "${options[@]}" --device cuda --out "$work/none" 2>"$work/error" || status=$?
+((status == 3)) && grep -q 'compute capability 7' "$work/error" || die "an old GPU: status $status, $(cat "$work/error")"
+status=0
+QST_HOST_GPUS=2 "${mpirun[@]}" 3 "$QST" "${options[@]}" --device cuda --out "$work/none" 2>"$work/error" || status=$?
+((status != 0)) && grep -q 'has no GPU of its own' "$work/error" || die "too few GPUs: $(cat "$work/error")"
