@@ -37,10 +37,13 @@ QST_HOST_GPUS=0 "$QST" "${options[@]}" --device auto --out "$work/auto"
 same_run "$work/cpu" "$work/auto" $steps
 status=0
 QST_HOST_GPUS=0 "$QST" "${options[@]}" --device cuda --out "$work/none" 2>"$work/error" || status=$?
-((status == 3)) && grep -q 'no GPU' "$work/error" || die "no GPU: status $status, $(cat "$work/error")"
+((status == 3)) || die "status $status: $(cat "$work/error")"
+grep -q 'no GPU' "$work/error" || die "no GPU: status $status, $(cat "$work/error")"
 status=0
 QST_HOST_CAPABILITY=7 "$QST" "${options[@]}" --device cuda --out "$work/none" 2>"$work/error" || status=$?
-((status == 3)) && grep -q 'compute capability 7' "$work/error" || die "an old GPU: status $status, $(cat "$work/error")"
+((status == 3)) || die "status $status: $(cat "$work/error")"
+grep -q 'compute capability 7' "$work/error" || die "an old GPU: status $status, $(cat "$work/error")"
 status=0
 QST_HOST_GPUS=2 "${mpirun[@]}" 3 "$QST" "${options[@]}" --device cuda --out "$work/none" 2>"$work/error" || status=$?
-((status != 0)) && grep -q 'has no GPU of its own' "$work/error" || die "too few GPUs: $(cat "$work/error")"
+((status != 0)) || die "it started: $(cat "$work/error")"
+grep -q 'has no GPU of its own' "$work/error" || die "too few GPUs: $(cat "$work/error")"
