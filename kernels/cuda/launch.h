@@ -46,7 +46,7 @@ struct cuda_context {
 };
 
 /** Operations that are own kernels throughout; the matrix products are in kernels/cuda/product.h. */
-/* clang-format off: a list, not statements */
+/* clang-format off */
 #define CUDA_KERNEL_OPERATIONS(X) \
   X(embed) X(rmsnorm) X(rmsnorm_backward) X(layernorm) X(layernorm_backward) X(rope) X(attention) \
   X(attention_backward) X(swiglu) X(swiglu_backward) X(silu) X(silu_backward) X(pool) X(gate) X(gate_backward) \
