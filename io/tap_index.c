@@ -13,11 +13,12 @@ static int by_name(const void *left, const void *right) {
 
 /* The segments that count, by name; caller frees. */
 static int sorted_segments(const struct tap_reader *reader, const struct tap_segment ***out, int *count) {
-  TRY(memory_array(out, (size_t)reader->segment_count + 1, sizeof **out));
+  size_t pointer = sizeof **out; /* NOLINT(bugprone-sizeof-expression): pointers are listed, not segments */
+  TRY(memory_array(out, (size_t)reader->segment_count + 1, pointer));
   *count = 0;
   for (int i = 0; i < reader->segment_count; i++)
     if (reader->segments[i].count > 0) (*out)[(*count)++] = &reader->segments[i];
-  qsort(*out, (size_t)*count, sizeof **out, by_name);
+  qsort(*out, (size_t)*count, pointer, by_name);
   return OK;
 }
 

@@ -84,12 +84,17 @@ static void *publish(void *context) {
   return NULL;
 }
 
+static void forget_paths(struct sealing *sealing) {
+  free(sealing->temporary);
+  free(sealing->path);
+  sealing->temporary = sealing->path = NULL;
+}
+
 static int wait_for_sealing(struct sealing *sealing) {
   if (!sealing->running) return OK;
   pthread_join(sealing->thread, NULL);
   sealing->running = false;
-  free(sealing->temporary);
-  free(sealing->path);
+  forget_paths(sealing);
   return sealing->status == OK ? OK : fail(sealing->status, "%s", sealing->message);
 }
 
@@ -98,14 +103,13 @@ static int start_sealing(struct sealing *sealing, char *temporary, const char *p
   sealing->temporary = temporary;
   sealing->path = strdup(path);
   if (!sealing->path) {
-    free(temporary);
+    forget_paths(sealing);
     return fail(ERR_MEMORY, "not enough memory for a path");
   }
   sealing->running = pthread_create(&sealing->thread, NULL, publish, sealing) == 0;
   if (sealing->running) return OK;
   publish(sealing);
-  free(sealing->temporary);
-  free(sealing->path);
+  forget_paths(sealing);
   return sealing->status;
 }
 

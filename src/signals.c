@@ -13,7 +13,7 @@ static void note(int signal_number) {
 }
 
 static void clean_up_and_die(int signal_number) {
-  file_remove_temporaries();
+  file_remove_temporaries(); /* unlink() alone. NOLINT(bugprone-signal-handler) */
   signal(signal_number, SIG_DFL);
   raise(signal_number);
 }

