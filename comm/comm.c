@@ -90,6 +90,13 @@ int comm_barrier(struct comm *comm) {
   return comm->operations->barrier(comm);
 }
 
+int comm_split(struct comm *comm, int color, int key, struct comm **out) {
+  *out = NULL;
+  TRY(comm->operations->split(comm, color, key, out));
+  (*out)->timeout = comm->timeout;
+  return OK;
+}
+
 /* ---- failures ------------------------------------------------------------------------------------------- */
 
 struct verdict {

@@ -19,6 +19,7 @@ struct comm_operations {
   int (*send)(struct comm *, const void *bytes, size_t size, int to);
   int (*receive)(struct comm *, void *bytes, size_t size, int from);
   int (*barrier)(struct comm *);
+  int (*split)(struct comm *, int color, int key, struct comm **out);
   void (*abort)(struct comm *, int status);
   void (*close)(struct comm *);
 };
@@ -28,7 +29,8 @@ struct comm {
   int rank, size;
   int local_rank, local_size; /**< among the ranks of this host */
   char host[64];
-  bool agreed; /**< comm_agree() has returned a failure */
+  double timeout; /**< seconds that a partner may be late; 0: any time */
+  bool agreed;    /**< comm_agree() has returned a failure */
   const struct comm_operations *operations;
 };
 
@@ -46,6 +48,9 @@ int comm_broadcast(struct comm *comm, void *bytes, size_t size, int root);
 int comm_send(struct comm *comm, const void *bytes, size_t size, int to);
 int comm_receive(struct comm *comm, void *bytes, size_t size, int from);
 int comm_barrier(struct comm *comm);
+
+/** The ranks that gave the same color, ordered by key: another communicator, its `timeout` this one's. Collective. */
+int comm_split(struct comm *comm, int color, int key, struct comm **out);
 
 /** All ranks learn whether one failed: returns OK on all, or on all the status of the lowest failed rank with its
  *  message recorded (with rank and host in front unless every rank failed). Call it at the end of each phase in which a

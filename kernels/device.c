@@ -114,3 +114,25 @@ int device_zero(struct device *device, void *block, size_t bytes) {
 int device_synchronize(struct device *device) {
   return device->memory->synchronize(device);
 }
+
+int device_use_lane(struct device *device, enum lane lane) {
+  return device->memory->use_lane ? device->memory->use_lane(device, lane) : OK;
+}
+
+int device_event_open(struct device *device, struct device_event **out) {
+  *out = NULL;
+  return device->memory->event_open ? device->memory->event_open(device, out) : OK;
+}
+
+void device_event_close(struct device *device, struct device_event **event) {
+  if (*event) device->memory->event_close(device, *event);
+  *event = NULL;
+}
+
+int device_record(struct device *device, struct device_event *event) {
+  return event ? device->memory->record(device, event) : OK;
+}
+
+int device_wait(struct device *device, struct device_event *event) {
+  return event ? device->memory->wait(device, event) : OK;
+}

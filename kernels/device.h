@@ -373,6 +373,12 @@ struct device_operations {
 };
 #undef DEVICE_SLOT
 
+/** The two lanes of work: the backbone runs ahead of the side network. Work of a lane is done in the order it was given;
+ *  between lanes only events order it. */
+enum lane { LANE_BACKBONE, LANE_SIDE, LANES };
+
+struct device_event; /**< a point in a lane's work */
+
 struct device_memory {
   int (*allocate)(struct device *, void **out, size_t bytes); /**< 64-byte aligned, zeroed */
   void (*release)(struct device *, void *block);
@@ -380,6 +386,12 @@ struct device_memory {
   int (*download)(struct device *, void *to_host, const void *from_device, size_t bytes); /**< waits for the result */
   int (*zero)(struct device *, void *block, size_t bytes);
   int (*synchronize)(struct device *);
+  /* Optional, all or none: a device without them has done its work when the call returns. */
+  int (*use_lane)(struct device *, enum lane lane);
+  int (*event_open)(struct device *, struct device_event **out);
+  void (*event_close)(struct device *, struct device_event *event);
+  int (*record)(struct device *, struct device_event *event);
+  int (*wait)(struct device *, struct device_event *event);
   void (*close)(struct device *); /**< frees what the device owns besides the struct */
 };
 
@@ -428,7 +440,17 @@ void device_release(struct device *device, enum memory_kind kind, void *block_po
 int device_upload(struct device *device, void *to_device, const void *from_host, size_t bytes);
 int device_download(struct device *device, void *to_host, const void *from_device, size_t bytes);
 int device_zero(struct device *device, void *block, size_t bytes);
-int device_synchronize(struct device *device);
+int device_synchronize(struct device *device); /**< waits for all lanes */
+
+/** What follows is given to this lane; LANE_SIDE at first. */
+int device_use_lane(struct device *device, enum lane lane);
+/** NULL on a device that works at once. */
+int device_event_open(struct device *device, struct device_event **out);
+void device_event_close(struct device *device, struct device_event **event);
+/** Marks what the current lane was given so far. */
+int device_record(struct device *device, struct device_event *event);
+/** The current lane goes on when what the event marked last is done; at once when it never marked anything. */
+int device_wait(struct device *device, struct device_event *event);
 static inline size_t device_act_bytes(const struct device *device, size_t elements) {
   return elements * dtype_size(device->act);
 }
