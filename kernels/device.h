@@ -375,7 +375,7 @@ struct device_operations {
 
 /** The two lanes of work: the backbone runs ahead of the side network. Work of a lane is done in the order it was given;
  *  between lanes only events order it. */
-enum lane { LANE_BACKBONE, LANE_SIDE, LANES };
+enum lane { LANE_BACKBONE, LANE_SIDE, LANE_COUNT };
 
 struct device_event; /**< a point in a lane's work */
 
