@@ -373,8 +373,9 @@ struct device_operations {
 };
 #undef DEVICE_SLOT
 
-/** The two lanes of work: the backbone runs ahead of the side network. Work of a lane is done in the order it was given;
- *  between lanes only events order it. */
+/** The two lanes of work: the backbone runs ahead of the side network. Work of a lane (uploads, downloads and zeroing too) is
+ *  done in the order it was given; between lanes only events and device_synchronize() order it. A fresh allocation is zero
+ *  for all lanes. */
 enum lane { LANE_BACKBONE, LANE_SIDE, LANE_COUNT };
 
 struct device_event; /**< a point in a lane's work */

@@ -16,6 +16,6 @@ caught() {
   if ((result)); then echo "$1: not caught" >&2 && exit 1; fi
 }
 
-for bug in barrier divergent unset warp-barrier early-read long-copy; do caught "$bug"; done
+for bug in barrier divergent unset warp-barrier early-read long-copy unfilled overwritten; do caught "$bug"; done
 # A kernel that leaves its buffer is AddressSanitizer's to see.
 if grep -q __asan_init "$planted"; then caught beyond; else echo "not in this build: beyond (SAN=address)"; fi

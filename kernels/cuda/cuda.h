@@ -3,9 +3,10 @@
  * The cuda device: NVIDIA GPUs of compute capability 8.0 and later. Matrix products by cuBLASLt, everything else by own
  * kernels. bf16 activations by default.
  *
- * Operations are put on one stream and return before they are done; downloads and device_synchronize() wait. What a kernel
- * finds wrong in device memory (a token outside the vocabulary, samples that contradict the arguments) is reported by the
- * next of those with ERR_INTERNAL; the operation that found it has written nothing there, or nothing at all.
+ * Every lane is a stream with a workspace of its own, so that both run at once. Operations are put on the current lane and
+ * return before they are done; a download waits for its lane, device_synchronize() for all. What a kernel finds wrong in
+ * device memory (a token outside the vocabulary, samples that contradict the arguments) is reported by the next of those
+ * with ERR_INTERNAL; the operation that found it has written nothing there, or nothing at all.
  *
  * The CUDA runtime is linked statically and cuBLASLt is loaded when a device is opened: the program runs without a driver
  * or toolkit, and says so only when this device is asked for.
@@ -18,15 +19,22 @@
 struct cuda_product; /**< the matrix products' own state: product.h */
 
 struct cuda_state {
-  struct cuda_context context;
-  void *workspace; /**< one block: what the context points to */
+  struct cuda_context lanes[LANE_COUNT];
+  enum lane lane;  /**< the current one */
+  void *workspace; /**< one block: what the contexts point to */
   size_t workspace_bytes;
-  struct cuda_fault *found; /**< pinned host memory: what the last wait saw */
+  struct cuda_fault *found; /**< [LANE_COUNT] pinned host memory: what the last wait saw */
   struct cuda_product *product;
 };
 
 static inline struct cuda_state *cuda_state(const struct device *device) {
   return device->state;
+}
+
+/** Of the current lane. */
+static inline struct cuda_context *cuda_context(const struct device *device) {
+  struct cuda_state *state = cuda_state(device);
+  return &state->lanes[state->lane];
 }
 
 /** Whether a driver and a GPU are there. */
@@ -39,6 +47,9 @@ int cuda_open(struct device *device, const struct device_options *options);
 /** OK, or the error with what was being done. */
 int cuda_check(cudaError_t error, const char *what);
 
+/** memory.c */
+extern const struct device_memory cuda_memory;
+/** operations.c */
 extern const struct device_operations cuda_operations;
 
 #endif

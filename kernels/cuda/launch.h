@@ -34,6 +34,7 @@ enum {
   SQUARE_BLOCKS = 256,
 };
 
+/** A lane: its stream, and what kernels on it use besides their arguments. */
 struct cuda_context {
   cudaStream_t stream;
   enum dtype act;

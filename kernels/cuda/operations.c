@@ -3,21 +3,21 @@
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/product.h"
 
-static int check_limits(const struct cuda_state *state, const struct attention_backward_args *a) {
-  if ((size_t)a->rows * (size_t)a->heads * (size_t)a->head_dim <= state->context.delta_size) return OK;
+static int check_limits(const struct cuda_context *context, const struct attention_backward_args *a) {
+  if ((size_t)a->rows * (size_t)a->heads * (size_t)a->head_dim <= context->delta_size) return OK;
   return fail(ERR_INTERNAL, "%d rows of %d heads of %d: more than the limits at opening", a->rows, a->heads,
               a->head_dim);
 }
 
-#define CUDA_OPERATION(name)                                                                    \
-  static int run_##name(struct device *device, const struct name##_args *arguments) {           \
-    return cuda_check(cuda_launch_##name(&cuda_state(device)->context, arguments), "a kernel"); \
+#define CUDA_OPERATION(name)                                                            \
+  static int run_##name(struct device *device, const struct name##_args *arguments) {   \
+    return cuda_check(cuda_launch_##name(cuda_context(device), arguments), "a kernel"); \
   }
 CUDA_KERNEL_OPERATIONS(CUDA_OPERATION)
 #undef CUDA_OPERATION
 
 static int run_checked_attention_backward(struct device *device, const struct attention_backward_args *arguments) {
-  TRY(check_limits(cuda_state(device), arguments));
+  TRY(check_limits(cuda_context(device), arguments));
   return run_attention_backward(device, arguments);
 }
 

@@ -36,12 +36,23 @@ struct kept {
   cublasLtMatmulAlgo_t algorithm;
 };
 
+/** What products in progress use, for each lane. */
+struct workspace {
+  void *weights, *blas;
+  float *sums;
+};
+
 struct cuda_product {
   cublasLtHandle_t handle;
-  void *weights, *sums, *blas;
+  struct workspace lanes[LANE_COUNT];
   size_t weight_count, sum_count;
   struct kept *kept; /**< [KEPT], by hash */
 };
+
+static struct workspace *workspace_of(const struct device *device) {
+  struct cuda_state *state = cuda_state(device);
+  return &state->product->lanes[state->lane];
+}
 
 static int check_blas(cublasStatus_t status, const char *what) {
   if (status == CUBLAS_STATUS_SUCCESS) return OK;
@@ -64,17 +75,24 @@ int cuda_product_open(struct device *device, const struct device_options *option
   p->weight_count = clamp((size_t)limits->widest_product, fewest_weights, most_weights);
   p->sum_count = clamp((size_t)limits->rows * (size_t)limits->hidden, fewest_sums, most_sums);
   TRY(check_blas(cublasLtCreate(&p->handle), "start"));
-  TRY(device_allocate(device, MEMORY_WORKSPACE, &p->weights, device_act_bytes(device, p->weight_count)));
-  TRY(device_allocate(device, MEMORY_WORKSPACE, &p->sums, p->sum_count * sizeof(float)));
-  return device_allocate(device, MEMORY_WORKSPACE, &p->blas, blas_bytes);
+  for (enum lane lane = 0; lane < LANE_COUNT; lane++) {
+    struct workspace *w = &p->lanes[lane];
+    TRY(device_allocate(device, MEMORY_WORKSPACE, &w->weights, device_act_bytes(device, p->weight_count)));
+    TRY(device_allocate(device, MEMORY_WORKSPACE, &w->sums, p->sum_count * sizeof(float)));
+    TRY(device_allocate(device, MEMORY_WORKSPACE, &w->blas, blas_bytes));
+  }
+  return OK;
 }
 
 void cuda_product_close(struct device *device) {
   struct cuda_product *p = cuda_state(device)->product;
   if (!p) return;
-  device_release(device, MEMORY_WORKSPACE, &p->weights, device_act_bytes(device, p->weight_count));
-  device_release(device, MEMORY_WORKSPACE, &p->sums, p->sum_count * sizeof(float));
-  device_release(device, MEMORY_WORKSPACE, &p->blas, blas_bytes);
+  for (enum lane lane = 0; lane < LANE_COUNT; lane++) {
+    struct workspace *w = &p->lanes[lane];
+    device_release(device, MEMORY_WORKSPACE, &w->weights, device_act_bytes(device, p->weight_count));
+    device_release(device, MEMORY_WORKSPACE, &w->sums, p->sum_count * sizeof(float));
+    device_release(device, MEMORY_WORKSPACE, &w->blas, blas_bytes);
+  }
   if (p->handle) cublasLtDestroy(p->handle);
   free(p->kept);
   free(p);
@@ -173,8 +191,7 @@ static int find_algorithm(struct cuda_product *p, struct call *call, const struc
 }
 
 static int run(struct device *device, const struct task *t) {
-  struct cuda_state *state = cuda_state(device);
-  struct cuda_product *p = state->product;
+  struct cuda_product *p = cuda_state(device)->product;
   if (t->m == 0 || t->n == 0) return OK;
   struct call call;
   struct shape shape = shape_of(t);
@@ -183,8 +200,8 @@ static int run(struct device *device, const struct task *t) {
   TRY(describe_call(&call, t, device->act));
   TRY(find_algorithm(p, &call, &shape, &algorithm));
   return check_blas(cublasLtMatmul(p->handle, &call.operation, &one, t->b, &call.b, t->a, &call.a, &beta,
-                                   t->residual ? t->residual : t->c, &call.c, t->c, &call.c, algorithm, p->blas,
-                                   blas_bytes, state->context.stream),
+                                   t->residual ? t->residual : t->c, &call.c, t->c, &call.c, algorithm,
+                                   workspace_of(device)->blas, blas_bytes, cuda_context(device)->stream),
                     "multiply");
 }
 
@@ -198,7 +215,7 @@ struct frozen_rows {
 
 /** Fills the workspace with rows first .. last of the parts, one below the other. */
 static int dequantize_rows(struct device *device, const struct frozen_rows *rows) {
-  struct cuda_state *state = cuda_state(device);
+  char *weights = workspace_of(device)->weights;
   size_t filled = 0;
   int above = 0;
   for (int i = 0; above < rows->last; above += rows->parts[i++]->rows) {
@@ -207,7 +224,7 @@ static int dequantize_rows(struct device *device, const struct frozen_rows *rows
     int last = rows->last - above < part->rows ? rows->last - above : part->rows;
     if (first >= last) continue;
     size_t cols = (size_t)part->cols, count = (size_t)(last - first) * cols;
-    TRY(cuda_check(cuda_launch_dequantize(&state->context, device_act_at(device, state->product->weights, filled), part,
+    TRY(cuda_check(cuda_launch_dequantize(cuda_context(device), device_act_at(device, weights, filled), part,
                                           (size_t)first * cols, count),
                    "dequantization"));
     filled += count;
@@ -249,7 +266,7 @@ static int run_frozen(struct device *device, const struct task *whole, const str
   for (int first = 0; first < whole->n; first += most) {
     int count = whole->n - first < most ? whole->n - first : most;
     TRY(dequantize_rows(device, &(struct frozen_rows){parts, first, first + count}));
-    struct task part = columns_of(device, whole, p->weights, first, count);
+    struct task part = columns_of(device, whole, workspace_of(device)->weights, first, count);
     TRY(run(device, &part));
   }
   return OK;
@@ -259,8 +276,8 @@ static int run_frozen(struct device *device, const struct task *whole, const str
  *  before anything is rounded. `parts`: the frozen weights, or NULL for those of the task. */
 static int run_with_bias(struct device *device, const struct task *whole, const struct matrix *const *parts,
                          const float *bias) {
-  struct cuda_state *state = cuda_state(device);
-  struct cuda_product *p = state->product;
+  const struct cuda_product *p = cuda_state(device)->product;
+  float *sums = workspace_of(device)->sums;
   int most = (int)(p->sum_count / (size_t)whole->n);
   if (most == 0) return fail(ERR_INTERNAL, "a product of %d columns: more than its workspace holds", whole->n);
   for (int row = 0; row < whole->m; row += most) {
@@ -268,15 +285,15 @@ static int run_with_bias(struct device *device, const struct task *whole, const 
     size_t from = (size_t)row * (size_t)whole->n;
     part.m = whole->m - row < most ? whole->m - row : most;
     part.a = device_act_at(device, whole->a, (size_t)row * (size_t)whole->lda);
-    part.c = p->sums, part.c_type = DTYPE_F32, part.residual = NULL;
+    part.c = sums, part.c_type = DTYPE_F32, part.residual = NULL;
     TRY(parts ? run_frozen(device, &part, parts) : run(device, &part));
     struct finish_args finish = {.y = device_act_at(device, whole->c, from),
-                                 .sums = p->sums,
+                                 .sums = sums,
                                  .bias = bias,
                                  .residual = whole->residual ? device_act_at(device, whole->residual, from) : NULL,
                                  .rows = part.m,
                                  .cols = whole->n};
-    TRY(cuda_check(cuda_launch_finish(&state->context, &finish), "the end of a product"));
+    TRY(cuda_check(cuda_launch_finish(cuda_context(device), &finish), "the end of a product"));
   }
   return OK;
 }
@@ -315,7 +332,7 @@ int cuda_frozen_input_grad(struct device *device, const struct frozen_input_grad
     int count = w->rows - first < most ? w->rows - first : most;
     if (!direct) TRY(dequantize_rows(device, &(struct frozen_rows){&a->weight, first, first + count}));
     TRY(run(device, &(struct task){.a = device_act_at(device, a->dy, (size_t)first),
-                                   .b = direct ? w->codes : p->weights,
+                                   .b = direct ? w->codes : workspace_of(device)->weights,
                                    .residual = first > 0 ? a->dx : NULL,
                                    .c = a->dx,
                                    .m = a->rows,
@@ -363,7 +380,6 @@ int cuda_linear_input_grad(struct device *device, const struct linear_input_grad
 }
 
 int cuda_linear_weight_grad(struct device *device, const struct linear_weight_grad_args *a) {
-  struct cuda_state *state = cuda_state(device);
   if (a->rows == 0) {
     TRY(device_zero(device, a->dw, (size_t)a->n * (size_t)a->k * sizeof(float)));
     return a->dbias ? device_zero(device, a->dbias, (size_t)a->n * sizeof(float)) : OK;
@@ -381,5 +397,5 @@ int cuda_linear_weight_grad(struct device *device, const struct linear_weight_gr
                                  .b_by_step = true,
                                  .c_type = DTYPE_F32}));
   if (!a->dbias) return OK;
-  return cuda_check(cuda_launch_column_sums(&state->context, a->dbias, a->dy, a->rows, a->n), "sums of columns");
+  return cuda_check(cuda_launch_column_sums(cuda_context(device), a->dbias, a->dy, a->rows, a->n), "sums of columns");
 }

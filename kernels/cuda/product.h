@@ -1,7 +1,7 @@
 /**
  * @file product.h
- * The matrix products of the cuda device, by cuBLASLt: activations in, fp32 sums. Frozen weights are dequantized into a
- * workspace first, as many rows of the weight at a time as it holds.
+ * The matrix products of the cuda device, by cuBLASLt: activations in, fp32 sums. Frozen weights are dequantized into
+ * the lane's workspace first, as many rows of the weight at a time as it holds.
  *
  * The algorithm of a shape is what cuBLASLt's heuristics say for exactly that shape, types and alignment, among those whose
  * sums have a fixed order (no reduction in place). It is kept for the next time; forgetting it changes nothing.

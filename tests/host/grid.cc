@@ -150,22 +150,11 @@ void wait_as(state why) {
 
 /* ---- whose turn it is ---------------------------------------------------------------------------------------- */
 
-enum schedule { FORWARD, REVERSE, RANDOM };
-
-schedule schedule_of_tests() {
-  const char *name = getenv("QST_HOST_SCHEDULE");
-  return name && strcmp(name, "reverse") == 0 ? REVERSE : name && strcmp(name, "random") == 0 ? RANDOM : FORWARD;
-}
-
 void fill_order(std::vector<unsigned> &order, unsigned threads) {
-  static uint64_t random = 0x9e3779b97f4a7c15u;
-  const schedule chosen = schedule_of_tests();
+  const host_schedule chosen = host_schedule_of_tests();
   order.resize(threads);
-  for (unsigned i = 0; i < threads; i++) order[i] = chosen == REVERSE ? threads - 1 - i : i;
-  for (unsigned i = threads; chosen == RANDOM && i > 1; i--) {
-    random = random * 6364136223846793005u + 1442695040888963407u;
-    std::swap(order[i - 1], order[(random >> 33) % i]);
-  }
+  for (unsigned i = 0; i < threads; i++) order[i] = chosen == HOST_REVERSE ? threads - 1 - i : i;
+  for (unsigned i = threads; chosen == HOST_RANDOM && i > 1; i--) std::swap(order[i - 1], order[host_random(i)]);
 }
 
 /** Lets go the lanes of a warp whose exchange is complete. */

@@ -45,6 +45,32 @@ static __global__ void warp_late(float *y, const float *x, bool fixed) {
   y[warp + WARP - 1 - lane] = all[warp + WARP - 1 - lane];
 }
 
+/** A second stream copies from a slot that the first fills. Bugs: it does not wait for that ("unfilled"), or the first does
+ *  not wait until the slot has been read before it is used again ("overwritten"). */
+static bool second_stream(const cuda_context *first, float *y, const float *x, const char *bug) {
+  constexpr size_t BYTES = COUNT * sizeof(float);
+  cudaStream_t second;
+  cudaEvent_t filled, taken;
+  float *slot;
+  bool good = cudaMalloc((void **)&slot, BYTES) == cudaSuccess &&
+              cudaStreamCreateWithFlags(&second, cudaStreamNonBlocking) == cudaSuccess &&
+              cudaEventCreateWithFlags(&filled, cudaEventDisableTiming) == cudaSuccess &&
+              cudaEventCreateWithFlags(&taken, cudaEventDisableTiming) == cudaSuccess &&
+              launch(first, reversed, dim3(1), COUNT, BYTES, slot, x, true) == cudaSuccess &&
+              cudaEventRecord(filled, first->stream) == cudaSuccess;
+  if (good && strcmp(bug, "unfilled")) good = cudaStreamWaitEvent(second, filled, 0) == cudaSuccess;
+  good = good && cudaMemcpyAsync(y, slot, BYTES, cudaMemcpyDeviceToDevice, second) == cudaSuccess &&
+         cudaEventRecord(taken, second) == cudaSuccess;
+  if (good && strcmp(bug, "overwritten")) good = cudaStreamWaitEvent(first->stream, taken, 0) == cudaSuccess;
+  good = good && cudaMemsetAsync(slot, 0, BYTES, first->stream) == cudaSuccess &&
+         cudaStreamSynchronize(first->stream) == cudaSuccess && cudaStreamSynchronize(second) == cudaSuccess;
+  cudaFree(slot);
+  cudaEventDestroy(filled);
+  cudaEventDestroy(taken);
+  cudaStreamDestroy(second);
+  return good;
+}
+
 static bool right(const float *y, const float *x) {
   for (int i = 0; i < COUNT; i++)
     if (y[i] != x[COUNT - 1 - i]) return false;
@@ -67,6 +93,8 @@ int main(int count, char **words) {
   if (cudaStreamCreateWithFlags(&context.stream, cudaStreamNonBlocking) != cudaSuccess) return 2;
   bool copied = cudaMemcpyAsync(x, host, sizeof(float) * (COUNT + (!fixed && !strcmp(name, "long-copy"))),
                                 cudaMemcpyHostToDevice, context.stream) == cudaSuccess;
+  if (!strcmp(name, "unfilled") || !strcmp(name, "overwritten"))
+    good = copied && second_stream(&context, y, x, fixed ? "" : name) && right(y, host);
   for (const auto &c : cases) {
     if (strcmp(name, c.name) != 0) continue;
     bool whole = fixed || !strcmp(name, "early-read") || !strcmp(name, "long-copy");

@@ -19,6 +19,12 @@
 
 struct CUstream_st {
   std::deque<std::function<cudaError_t()>> work;
+  size_t given = 0, done = 0;
+};
+
+struct CUevent_st {
+  cudaStream_t stream = nullptr;
+  size_t given = 0; /**< what the stream had been given when this was recorded */
 };
 
 namespace {
@@ -72,6 +78,33 @@ cudaError_t release(void *block) {
   return status;
 }
 
+/** Does a stream's work until `count` pieces of it are done. */
+cudaError_t run_until(cudaStream_t stream, size_t count) {
+  cudaError_t status = cudaSuccess;
+  while (streams.count(stream) && stream->done < count && status == cudaSuccess) {
+    auto work = std::move(stream->work.front());
+    stream->work.pop_front();
+    status = work();
+    stream->done++;
+  }
+  return status;
+}
+
+/** What other streams do while one is waited for. */
+cudaError_t run_others(cudaStream_t waited) {
+  const host_schedule schedule = host_schedule_of_tests();
+  std::vector<cudaStream_t> all(streams.begin(), streams.end());
+  cudaError_t status = cudaSuccess;
+  for (cudaStream_t stream : all)
+    if (schedule == HOST_REVERSE && stream != waited && status == cudaSuccess)
+      status = run_until(stream, stream->given);
+  while (schedule == HOST_RANDOM && waited->done < waited->given && status == cudaSuccess) {
+    cudaStream_t stream = all[host_random((unsigned)all.size())];
+    if (stream->done < stream->given) status = run_until(stream, stream->done + 1);
+  }
+  return status;
+}
+
 const allocation *find(const void *block, size_t *inside) {
   auto after = allocations.upper_bound((const char *)block);
   if (after == allocations.begin()) return nullptr;
@@ -82,8 +115,22 @@ const allocation *find(const void *block, size_t *inside) {
 
 }  // namespace
 
+host_schedule host_schedule_of_tests() {
+  const char *name = getenv("QST_HOST_SCHEDULE");
+  return name && strcmp(name, "reverse") == 0  ? HOST_REVERSE
+         : name && strcmp(name, "random") == 0 ? HOST_RANDOM
+                                               : HOST_FORWARD;
+}
+
+unsigned host_random(unsigned limit) {
+  static uint64_t random = 0x9e3779b97f4a7c15u;
+  random = random * 6364136223846793005u + 1442695040888963407u;
+  return (unsigned)(random >> 33) % limit;
+}
+
 void host_enqueue(cudaStream_t stream, std::function<cudaError_t()> work) {
   stream->work.push_back(std::move(work));
+  stream->given++;
 }
 
 bool host_on_device(const void *block, size_t bytes, const char *what) {
@@ -159,16 +206,35 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  cudaError_t status = cudaSuccess;
-  if (stream->work.empty()) return status;
+  if (stream->work.empty()) return cudaSuccess;
   open_memory(true);
-  while (!stream->work.empty() && status == cudaSuccess) {
-    auto work = std::move(stream->work.front());
-    stream->work.pop_front();
-    status = work();
-  }
+  cudaError_t status = run_others(stream);
+  if (status == cudaSuccess) status = run_until(stream, stream->given);
   open_memory(false);
   return status == cudaSuccess ? status : failed(status);
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {
+  (void)flags;
+  *event = new CUevent_st;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete event;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  *event = {stream, stream->given};
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags) {
+  (void)flags;
+  if (event->stream && event->stream != stream)
+    host_enqueue(stream, [then = *event] { return run_until(then.stream, then.given); });
+  return cudaSuccess;
 }
 
 cudaError_t cudaMalloc(void **out, size_t bytes) {

@@ -9,6 +9,13 @@
 
 #include "cuda_runtime.h"
 
+/** QST_HOST_SCHEDULE: in which order threads of a block run, and how far other streams get while one is waited for: no
+ *  further than they must, to their end first, or by turns. */
+enum host_schedule { HOST_FORWARD, HOST_REVERSE, HOST_RANDOM };
+host_schedule host_schedule_of_tests();
+/** Below `limit`; the same sequence in every run. */
+unsigned host_random(unsigned limit);
+
 /** Puts work on a stream: done, in order, when someone waits for the stream. */
 void host_enqueue(cudaStream_t stream, std::function<cudaError_t()> work);
 
