@@ -92,7 +92,12 @@ int comm_barrier(struct comm *comm) {
 
 int comm_split(struct comm *comm, int color, int key, struct comm **out) {
   *out = NULL;
-  TRY(comm->operations->split(comm, color, key, out));
+  if (color < 0) return fail(ERR_INTERNAL, "a split of the ranks with color %d", color);
+  int status = comm->operations->split(comm, color, key, out);
+  if (status != OK) {
+    comm_close(out);
+    return status;
+  }
   (*out)->timeout = comm->timeout;
   return OK;
 }

@@ -32,6 +32,7 @@ struct comm {
   double timeout; /**< seconds that a partner may be late; 0: any time */
   bool agreed;    /**< comm_agree() has returned a failure */
   const struct comm_operations *operations;
+  void *state; /**< the communicator's own */
 };
 
 /** Starts MPI where a launcher started this process (mpirun; srun with PMIx or PMI2) and is `self` otherwise.
@@ -49,7 +50,8 @@ int comm_send(struct comm *comm, const void *bytes, size_t size, int to);
 int comm_receive(struct comm *comm, void *bytes, size_t size, int from);
 int comm_barrier(struct comm *comm);
 
-/** The ranks that gave the same color, ordered by key: another communicator, its `timeout` this one's. Collective. */
+/** The ranks that gave the same color, ordered by key: another communicator, its `timeout` this one's. To be
+ *  closed before this one. color ≥ 0. Collective. */
 int comm_split(struct comm *comm, int color, int key, struct comm **out);
 
 /** All ranks learn whether one failed: returns OK on all, or on all the status of the lowest failed rank with its

@@ -1,0 +1,43 @@
+/**
+ * @file mpi.h
+ * What mpi.c and transport_mpi.c share: communicators' handles, and requests that are waited for with a deadline.
+ */
+#ifndef QST_COMM_MPI_H
+#define QST_COMM_MPI_H
+
+#include <mpi.h>
+
+#include "comm/comm.h"
+
+/** Counts of MPI calls are int: larger data goes in pieces of so many bytes, no slower than one large call. */
+enum { MPI_PIECE = 1 << 26 };
+
+/** The handle of a communicator whose name is "mpi". */
+MPI_Comm mpi_handle(const struct comm *comm);
+
+/** OK, or ERR_SYSTEM with MPI's text. */
+int mpi_status(int code, const char *operation);
+
+/** Bytes of the piece that begins when `left` bytes are to go; `size` divides a piece. */
+static inline int mpi_piece(size_t left) {
+  return (int)(left < MPI_PIECE ? left : MPI_PIECE);
+}
+
+/** Requests that end together, in the order in which they were added. Start from `{0}`. */
+struct mpi_requests {
+  struct mpi_request *list;
+  int count, done, capacity;
+};
+
+enum { NOT_A_RECEIVE = -1 };
+
+/** Where the next request is to be made; `bytes`: what it has to receive, to be checked, or NOT_A_RECEIVE. Moves those
+ *  that are under way, which MPI permits. */
+int mpi_add(struct mpi_requests *requests, int bytes, MPI_Request **out);
+/** Whether all are done; then the list is empty again. */
+int mpi_test(struct mpi_requests *requests, bool *done, const char *operation);
+/** Until all are done or the communicator's deadline is over: ERR_SYSTEM, naming `operation`. */
+int mpi_wait(struct comm *comm, struct mpi_requests *requests, const char *operation);
+void mpi_forget(struct mpi_requests *requests);
+
+#endif
