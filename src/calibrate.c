@@ -1,0 +1,237 @@
+#include "calibrate.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "principal.h"
+
+/* Rows are planned in groups of a fixed number, so that memory does not grow with the data. */
+enum { ROWS_PER_PLAN = 512 };
+
+static const int64_t default_at_once = (int64_t)2 << 30;
+
+/* The work of one pass over the rows, for modules first .. end. */
+struct pass {
+  const struct calibration *calibration;
+  struct device *device;
+  struct comm *comm;
+  int size;       /* hidden size */
+  size_t numbers; /* of a module's sums: x xᵀ [size][size], then x [size] */
+  int first, end, room;
+  int64_t rows, tokens; /* of the calibration, by the order */
+  struct data_order order;
+  struct step_plan plan;
+  /* device */
+  float *weight;          /* [size], 1/√size */
+  void *x;                /* act [capacity, size] */
+  float *products;        /* [numbers], of one micro-batch */
+  int64_t *sums, *faults; /* [room][numbers], [1] */
+};
+
+/* ---- memory ----------------------------------------------------------------------------------------------- */
+
+static size_t x_bytes(const struct pass *pass) {
+  return device_act_bytes(pass->device, (size_t)pass->calibration->source->capacity * (size_t)pass->size);
+}
+
+static size_t sums_bytes(const struct pass *pass) {
+  return ((size_t)pass->room * pass->numbers + 1) * sizeof *pass->sums;
+}
+
+static int modules_at_once(const struct pass *pass, int layers) {
+  int64_t bytes = pass->calibration->at_once ? pass->calibration->at_once : default_at_once;
+  int64_t room = bytes / (int64_t)(pass->numbers * sizeof *pass->sums);
+  return room < 1 ? 1 : room < layers ? (int)room : layers;
+}
+
+static int upload_weight(struct pass *pass) {
+  float *weight;
+  TRY(memory_array(&weight, (size_t)pass->size, sizeof *weight));
+  for (int i = 0; i < pass->size; i++) weight[i] = (float)(1 / sqrt((double)pass->size));
+  int status = device_upload(pass->device, pass->weight, weight, (size_t)pass->size * sizeof *weight);
+  free(weight);
+  return status;
+}
+
+static int choose_rows(struct pass *pass) {
+  const struct token_file *data = pass->calibration->data;
+  TRY(data_order_open(&pass->order, data->rows, 0, true));
+  while (pass->rows < data->rows && pass->tokens < pass->calibration->tokens) {
+    int64_t row = data_order_row(&pass->order, pass->rows++);
+    pass->tokens += data->offsets[row + 1] - data->offsets[row];
+  }
+  return step_plan_open(&pass->plan, ROWS_PER_PLAN);
+}
+
+static int open_pass(struct pass *pass, const struct calibration *calibration, struct comm *comm) {
+  struct backbone *backbone = calibration->source->backbone;
+  struct device *device = backbone->device;
+  size_t size = (size_t)backbone->config.hidden;
+  *pass = (struct pass){.calibration = calibration,
+                        .device = device,
+                        .comm = comm,
+                        .size = backbone->config.hidden,
+                        .numbers = size * size + size};
+  pass->room = modules_at_once(pass, backbone->config.layers);
+  TRY(choose_rows(pass));
+  TRY(device_allocate(device, MEMORY_WORKSPACE, &pass->weight, size * sizeof(float)));
+  TRY(device_allocate(device, MEMORY_WORKSPACE, &pass->x, x_bytes(pass)));
+  TRY(device_allocate(device, MEMORY_WORKSPACE, &pass->products, pass->numbers * sizeof(float)));
+  TRY(device_allocate(device, MEMORY_WORKSPACE, &pass->sums, sums_bytes(pass)));
+  pass->faults = pass->sums + (size_t)pass->room * pass->numbers;
+  return upload_weight(pass);
+}
+
+static void close_pass(struct pass *pass) {
+  struct device *device = pass->device;
+  device_release(device, MEMORY_WORKSPACE, &pass->weight, (size_t)pass->size * sizeof(float));
+  device_release(device, MEMORY_WORKSPACE, &pass->x, x_bytes(pass));
+  device_release(device, MEMORY_WORKSPACE, &pass->products, pass->numbers * sizeof(float));
+  device_release(device, MEMORY_WORKSPACE, &pass->sums, sums_bytes(pass));
+  step_plan_close(&pass->plan);
+  data_order_close(&pass->order);
+}
+
+/* ---- sums ------------------------------------------------------------------------------------------------- */
+
+static int add_tap(struct pass *pass, int tap, int module) {
+  const struct tap_source *source = pass->calibration->source;
+  const struct model_config *config = &source->backbone->config;
+  int rows = pass->calibration->batch->rows;
+  size_t at = (size_t)tap * (size_t)source->capacity * (size_t)pass->size;
+  TRY(device_rmsnorm(pass->device, &(struct rmsnorm_args){.y = pass->x,
+                                                          .x = device_act_at(pass->device, source->hidden, at),
+                                                          .w = pass->weight,
+                                                          .rows = rows,
+                                                          .cols = pass->size,
+                                                          .epsilon = config->norm_epsilon}));
+  TRY(device_linear_weight_grad(pass->device,
+                                &(struct linear_weight_grad_args){.dw = pass->products,
+                                                                  .dbias = pass->products + pass->numbers - pass->size,
+                                                                  .dy = pass->x,
+                                                                  .x = pass->x,
+                                                                  .rows = rows,
+                                                                  .n = pass->size,
+                                                                  .k = pass->size}));
+  return device_fixed_add(pass->device,
+                          &(struct fixed_add_args){.sums = pass->sums + (size_t)(module - pass->first) * pass->numbers,
+                                                   .faults = pass->faults,
+                                                   .x = pass->products,
+                                                   .count = pass->numbers});
+}
+
+static int add_micro_batch(struct pass *pass, int i) {
+  const struct calibration *calibration = pass->calibration;
+  struct tap_source *source = calibration->source;
+  int first = pass->plan.start[i];
+  TRY(micro_batch_load(calibration->batch, pass->device, calibration->data, pass->plan.rows + first,
+                       pass->plan.start[i + 1] - first));
+  TRY(backbone_forward(source->backbone, calibration->batch, source->hidden, source->capacity, NULL));
+  if (pass->first == 0) TRY(add_tap(pass, 0, 0));
+  for (int module = pass->first; module < pass->end; module++) TRY(add_tap(pass, module + 1, module));
+  return OK;
+}
+
+static int add_rows(struct pass *pass) {
+  struct step_plan *plan = &pass->plan;
+  TRY(device_zero(pass->device, pass->sums, sums_bytes(pass)));
+  for (int64_t first = 0; first < pass->rows; first += ROWS_PER_PLAN) {
+    int64_t left = pass->rows - first;
+    int count = (int)(left < ROWS_PER_PLAN ? left : ROWS_PER_PLAN);
+    TRY(step_plan_make(plan, pass->calibration->data, &pass->order, first, count, pass->calibration->source->capacity,
+                       pass->comm->size));
+    for (int i = 0; i < plan->micro_batches; i++)
+      if (plan->owner[i] == pass->comm->rank) TRY(add_micro_batch(pass, i));
+    log_progress("calibration: row %lld/%lld for modules %d to %d", (long long)(first + count), (long long)pass->rows,
+                 pass->first + 1, pass->end);
+  }
+  return OK;
+}
+
+/* ---- solving ---------------------------------------------------------------------------------------------- */
+
+union number {
+  int64_t fixed;
+  double real;
+};
+
+/* The whole sums of a module on every rank. */
+static int collect(struct pass *pass, int module, union number *numbers) {
+  int64_t *fixed = &numbers->fixed;
+  TRY(device_download(pass->device, fixed, pass->sums + (size_t)(module - pass->first) * pass->numbers,
+                      pass->numbers * sizeof *fixed));
+  return comm_sum_i64(pass->comm, fixed, pass->numbers);
+}
+
+static int solve(const struct pass *pass, int module, union number *numbers, float *out) {
+  int count = pass->calibration->count;
+  double explained, tokens = (double)pass->tokens * (module == 0 ? 2 : 1);
+  for (size_t i = 0; i < pass->numbers; i++) numbers[i].real = ldexp((double)numbers[i].fixed, -FIXED_FRACTION_BITS);
+  double *squares = &numbers->real;
+  return principal_solve(squares, squares + pass->numbers - pass->size, tokens, pass->size, count, out, &explained);
+}
+
+/* As many modules as there are ranks at a time, one for each. `numbers`: [2][numbers], the sums at hand and the own. */
+static int solve_modules(struct pass *pass, int first, int count, union number *numbers, float *out) {
+  size_t floats = principal_floats(pass->size, pass->calibration->count);
+  for (int i = 0; i < count; i++) {
+    TRY(collect(pass, first + i, numbers));
+    if (i == pass->comm->rank) memcpy(numbers + pass->numbers, numbers, pass->numbers * sizeof *numbers);
+  }
+  int own = first + pass->comm->rank;
+  int status = OK;
+  if (pass->comm->rank < count) status = solve(pass, own, numbers + pass->numbers, out + (size_t)own * floats);
+  TRY(comm_agree(pass->comm, status));
+  for (int i = 0; i < count; i++)
+    TRY(comm_broadcast(pass->comm, out + (size_t)(first + i) * floats, floats * sizeof *out, i));
+  return OK;
+}
+
+static int solve_pass(struct pass *pass, float *out) {
+  union number *numbers;
+  int ranks = pass->comm->size;
+  TRY(memory_array(&numbers, 2 * pass->numbers, sizeof *numbers));
+  int status = OK;
+  for (int first = pass->first; status == OK && first < pass->end; first += ranks)
+    status = solve_modules(pass, first, pass->end - first < ranks ? pass->end - first : ranks, numbers, out);
+  free(numbers);
+  return status;
+}
+
+static int check_faults(struct pass *pass) {
+  int64_t faults;
+  TRY(device_download(pass->device, &faults, pass->faults, sizeof faults));
+  TRY(comm_sum_i64(pass->comm, &faults, 1));
+  if (faults == 0) return OK;
+  return comm_agree(pass->comm, fail(ERR_INPUT, "hidden states are not finite: look for damaged weights with inspect"));
+}
+
+static int run_passes(struct pass *pass, float *out) {
+  int layers = pass->calibration->source->backbone->config.layers;
+  for (pass->first = 0; pass->first < layers; pass->first = pass->end) {
+    pass->end = pass->first + pass->room < layers ? pass->first + pass->room : layers;
+    TRY(comm_agree(pass->comm, add_rows(pass)));
+    TRY(check_faults(pass));
+    TRY(solve_pass(pass, out));
+  }
+  return OK;
+}
+
+int calibrate(const struct calibration *calibration, struct comm *comm, float *out) {
+  struct pass pass;
+  double begin = clock_seconds();
+  if (calibration->threads > 0) omp_set_num_threads(calibration->threads);
+  int status = comm_agree(comm, open_pass(&pass, calibration, comm));
+  if (status == OK) status = run_passes(&pass, out);
+  if (status == OK)
+    log_note("pca        %d directions a layer from %lld tokens of %lld rows, %.1f s", calibration->count,
+             (long long)pass.tokens, (long long)pass.rows, clock_seconds() - begin);
+  close_pass(&pass);
+  return status;
+}
