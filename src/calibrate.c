@@ -25,6 +25,7 @@ struct pass {
   size_t numbers; /* of a module's sums: x xᵀ [size][size], then x [size] */
   int first, end, room;
   int64_t rows, tokens; /* of the calibration, by the order */
+  int64_t lost;         /* 1/1000 of the variance that the worst module does not keep */
   struct data_order order;
   struct step_plan plan;
   /* device */
@@ -169,12 +170,15 @@ static int collect(struct pass *pass, int module, union number *numbers) {
   return comm_sum_i64(pass->comm, fixed, pass->numbers);
 }
 
-static int solve(const struct pass *pass, int module, union number *numbers, float *out) {
+static int solve(struct pass *pass, int module, union number *numbers, float *out) {
   int count = pass->calibration->count;
   double explained, tokens = (double)pass->tokens * (module == 0 ? 2 : 1);
   for (size_t i = 0; i < pass->numbers; i++) numbers[i].real = ldexp((double)numbers[i].fixed, -FIXED_FRACTION_BITS);
   double *squares = &numbers->real;
-  return principal_solve(squares, squares + pass->numbers - pass->size, tokens, pass->size, count, out, &explained);
+  TRY(principal_solve(squares, squares + pass->numbers - pass->size, tokens, pass->size, count, out, &explained));
+  int64_t lost = llround(1000 * (1 - explained));
+  if (lost > pass->lost) pass->lost = lost;
+  return OK;
 }
 
 /* As many modules as there are ranks at a time, one for each. `numbers`: [2][numbers], the sums at hand and the own. */
@@ -220,7 +224,7 @@ static int run_passes(struct pass *pass, float *out) {
     TRY(check_faults(pass));
     TRY(solve_pass(pass, out));
   }
-  return OK;
+  return comm_max_i64(pass->comm, &pass->lost, 1);
 }
 
 int calibrate(const struct calibration *calibration, struct comm *comm, float *out) {
@@ -230,8 +234,10 @@ int calibrate(const struct calibration *calibration, struct comm *comm, float *o
   int status = comm_agree(comm, open_pass(&pass, calibration, comm));
   if (status == OK) status = run_passes(&pass, out);
   if (status == OK)
-    log_note("pca        %d directions a layer from %lld tokens of %lld rows, %.1f s", calibration->count,
-             (long long)pass.tokens, (long long)pass.rows, clock_seconds() - begin);
+    log_note(
+        "pca        %d directions a layer from %lld tokens of %lld rows keep at least %.1f %% of the variance, %.1f s",
+        calibration->count, (long long)pass.tokens, (long long)pass.rows, 100 - (double)pass.lost / 10,
+        clock_seconds() - begin);
   close_pass(&pass);
   return status;
 }
