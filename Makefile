@@ -53,7 +53,7 @@ ISA_plain :=
 ISA_avx2 := -mavx2 -mfma -mf16c -mprefer-vector-width=256
 ISA_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mavx512vbmi -mfma -mprefer-vector-width=512
 
-SOURCES := $(wildcard src/base/*.c src/commands/*.c src/*.c kernels/*.c kernels/cpu/*.c comm/*.c io/*.c)
+SOURCES := $(wildcard src/base/*.c src/commands/*.c src/*.c kernels/*.c kernels/cpu/*.c kernels/null/*.c comm/*.c io/*.c)
 LIBRARY_SOURCES := $(filter-out src/main.c,$(SOURCES))
 ISA_SOURCES := $(wildcard kernels/cpu/isa/*.c)
 CUDA_SOURCES := $(wildcard kernels/cuda/*.c)

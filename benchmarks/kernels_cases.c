@@ -253,7 +253,13 @@ static struct segments samples(struct bench *bench) {
   int32_t *start = keep(bench, count + 1, sizeof *start), *lengths = keep(bench, count, sizeof *lengths);
   for (int i = 0; start && i <= count; i++) start[i] = i * length;
   for (int i = 0; lengths && i < count; i++) lengths[i] = length;
-  return (struct segments){count, start, start, lengths, length, length};
+  return (struct segments){.count = count,
+                           .q_start = start,
+                           .k_start = start,
+                           .k_length = lengths,
+                           .max_queries = length,
+                           .max_keys = length,
+                           .pairs = (int64_t)count * length * (length + 1) / 2};
 }
 
 static void attention_cases(struct bench *bench, const char *what_network, int hidden, bool backward) {

@@ -10,14 +10,15 @@
 #ifdef QST_CUDA
 #include "kernels/cuda/cuda.h"
 #endif
+#include "kernels/null/null.h"
 
 /* The devices of this program, and those it knows but was built without. "auto" is the last one that this machine has. */
 #ifdef QST_CUDA
-#define DEVICES_PRESENT(X) X(cpu) X(cuda)
-#define DEVICES_ABSENT(X)  X(null)
+#define DEVICES_PRESENT(X) X(cpu) X(null) X(cuda)
+#define DEVICES_ABSENT(X)
 #else
-#define DEVICES_PRESENT(X) X(cpu)
-#define DEVICES_ABSENT(X)  X(cuda) X(null)
+#define DEVICES_PRESENT(X) X(cpu) X(null)
+#define DEVICES_ABSENT(X)  X(cuda)
 #endif
 
 struct backend {

@@ -20,6 +20,7 @@
 #include "base/types.h"
 
 struct device;
+struct hardware; /**< kernels/null/hardware.h */
 
 /** What memory is for; the banner and the plan print it by kind. */
 enum memory_kind {
@@ -163,6 +164,7 @@ struct segments {
   const int32_t *k_start;    /**< [count] */
   const int32_t *k_length;   /**< [count], at least the sample's number of queries */
   int max_queries, max_keys; /**< upper bounds, host numbers */
+  int64_t pairs;             /**< host: queries × the keys each sees, in all; only the null device needs it */
 };
 
 /** Causal grouped-query attention, o = softmax(scale · q kᵀ) v per sample; query head h reads key head
@@ -420,11 +422,12 @@ enum {
 }; /**< rows of logits that exist at a time: with fewer the head's weights, read once a chunk, cost more than its products */
 
 struct device_options {
-  const char *name;    /**< "auto", "cpu", …: device_list() */
-  const char *cpu_isa; /**< "auto", "avx512-bf16", "avx2", "plain": the cpu device's kernels */
-  const char *act;     /**< "auto", "bf16", "fp32" */
-  int threads;         /**< 0: as many as this rank may run on */
-  int local_rank;      /**< among the ranks of this host: chooses the GPU */
+  const char *name;                /**< "auto", "cpu", …: device_list() */
+  const char *cpu_isa;             /**< "auto", "avx512-bf16", "avx2", "plain": the cpu device's kernels */
+  const char *act;                 /**< "auto", "bf16", "fp32" */
+  int threads;                     /**< 0: as many as this rank may run on */
+  int local_rank;                  /**< among the ranks of this host: chooses the GPU */
+  const struct hardware *hardware; /**< what the null device stands for; NULL for the others */
   struct device_limits limits;
 };
 

@@ -273,6 +273,7 @@ static void close_sample(struct micro_batch *staging, int queries, int k_start, 
   staging->k_length[i] = keys;
   if (queries > segments->max_queries) segments->max_queries = queries;
   if (keys > segments->max_keys) segments->max_keys = keys;
+  segments->pairs += (int64_t)queries * (keys - queries) + (int64_t)queries * (queries + 1) / 2;
 }
 
 int micro_batch_load(struct micro_batch *batch, struct device *device, const struct token_file *data,

@@ -35,7 +35,12 @@ static void batch_add(struct batch *b, int queries, int keys, int key_gap) {
 static struct segments batch_segments(const struct batch *b) {
   struct batch *copy = keep(1, sizeof *copy);
   *copy = *b;
-  return (struct segments){b->count, copy->q_start, copy->k_start, copy->k_length, b->max_queries, b->max_keys};
+  return (struct segments){.count = b->count,
+                           .q_start = copy->q_start,
+                           .k_start = copy->k_start,
+                           .k_length = copy->k_length,
+                           .max_queries = b->max_queries,
+                           .max_keys = b->max_keys};
 }
 
 /* ---- the reference ------------------------------------------------------------------------------------------ */

@@ -21,13 +21,14 @@ static int try_open(const char *name, const char *isa, const char *act, int thre
 
 static void test_names(void) {
   CHECK(strstr(device_list(), "cpu") == device_list());
+  if (!strstr(device_list(), "cuda")) CHECK_FAILS(ERR_USAGE, "not compiled", try_open("cuda", "auto", "auto", 0));
   CHECK_OK(try_open("auto", "auto", "auto", 0));
   CHECK_OK(try_open("cpu", "auto", "auto", 0));
   CHECK_OK(try_open("cpu", "plain", "bf16", 3));
   CHECK_OK(try_open("cpu", "plain", "fp32", 1));
   CHECK_FAILS(ERR_USAGE, "did you mean cpu", try_open("cpuu", "auto", "auto", 0));
   CHECK_FAILS(ERR_USAGE, "there are: auto, cpu", try_open("quantum-computer", "auto", "auto", 0));
-  CHECK_FAILS(ERR_USAGE, "not compiled", try_open("null", "auto", "auto", 0));
+  CHECK_FAILS(ERR_USAGE, "plan runs on", try_open("null", "auto", "auto", 0));
   CHECK_FAILS(ERR_USAGE, "did you mean avx2", try_open("cpu", "avx3", "auto", 0));
   CHECK_FAILS(ERR_USAGE, "did you mean bf16", try_open("cpu", "auto", "bf15", 0));
   CHECK_FAILS(ERR_USAGE, "threads", try_open("cpu", "auto", "auto", -1));

@@ -116,15 +116,32 @@ static const struct device_memory cpu_memory = {
 
 /* ---- opening --------------------------------------------------------------------------------------------- */
 
-static int lay_out_workspace(struct device *device, const struct device_limits *limits) {
-  struct cpu_state *state = cpu_state(device);
+/* Sizes by the limits and state->threads. */
+static void size_workspace(struct cpu_state *state, const struct device_limits *limits) {
   state->scratch_bytes = (size_t)state->threads * CPU_THREAD_SCRATCH * sizeof(float);
-  TRY(device_allocate(device, MEMORY_WORKSPACE, &state->scratch, state->scratch_bytes));
   state->sum_width = 2 * limits->hidden;
   state->sums_bytes = (size_t)CPU_SUM_BLOCKS * (size_t)state->sum_width * sizeof(float);
-  TRY(device_allocate(device, MEMORY_WORKSPACE, &state->sums, state->sums_bytes));
   state->gradient_size = (size_t)limits->rows * (size_t)limits->side_hidden;
   state->gradients_bytes = 3 * state->gradient_size * sizeof(float);
+}
+
+size_t cpu_workspace_bytes(const struct device_limits *limits, int threads) {
+  struct cpu_state state = {.threads = threads};
+  size_workspace(&state, limits);
+  return state.scratch_bytes + state.sums_bytes + state.gradients_bytes + product_bytes(threads);
+}
+
+int cpu_choose_act(enum dtype *out, const struct device_options *options) {
+  enum cpu_isa isa;
+  TRY(choose_isa(&isa, options->cpu_isa));
+  return choose_act(out, options->act, isa);
+}
+
+static int lay_out_workspace(struct device *device, const struct device_limits *limits) {
+  struct cpu_state *state = cpu_state(device);
+  size_workspace(state, limits);
+  TRY(device_allocate(device, MEMORY_WORKSPACE, &state->scratch, state->scratch_bytes));
+  TRY(device_allocate(device, MEMORY_WORKSPACE, &state->sums, state->sums_bytes));
   return device_allocate(device, MEMORY_WORKSPACE, &state->gradients, state->gradients_bytes);
 }
 

@@ -57,6 +57,11 @@ bool cpu_present(void);
  *  this machine lacks. */
 int cpu_open(struct device *device, const struct device_options *options);
 
+/** What a plan needs to know without opening the device: the bytes of its workspace with `threads` threads, and the
+ *  activation type of these options. */
+size_t cpu_workspace_bytes(const struct device_limits *limits, int threads);
+int cpu_choose_act(enum dtype *out, const struct device_options *options);
+
 extern const struct device_operations cpu_operations_plain, cpu_operations_avx2, cpu_operations_avx512;
 
 #endif

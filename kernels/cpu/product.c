@@ -41,6 +41,10 @@ static void share_out(struct product *product) {
   }
 }
 
+size_t product_bytes(int threads) {
+  return 4 * (size_t)THREAD_WORDS * (size_t)threads;
+}
+
 int product_open(struct device *device, const struct device_options *options) {
   (void)options; /* the buffers do not depend on the model's sizes */
   struct cpu_state *state = cpu_state(device);
@@ -48,7 +52,7 @@ int product_open(struct device *device, const struct device_options *options) {
   TRY(memory_array(&product, 1, sizeof *product));
   state->product = product;
   product->threads = state->threads;
-  product->bytes = 4 * (size_t)THREAD_WORDS * product->threads;
+  product->bytes = product_bytes(product->threads);
   int status;
   TRY_GOTO(status, failed, memory_array(&product->memory, (size_t)THREAD_WORDS * product->threads, 4));
   TRY_GOTO(status, failed, memory_array(&product->scratch, product->threads, sizeof *product->scratch));

@@ -16,6 +16,8 @@ struct product;
 /** Lays out the workspace of the products from `options->limits`; to be called when the device's instruction set, threads
  *  and activation type are known. ERR_MEMORY when it does not fit. */
 int product_open(struct device *device, const struct device_options *options);
+/** Bytes of that workspace. */
+size_t product_bytes(int threads);
 /** NULL-safe for a device whose product was never opened. */
 void product_close(struct device *device);
 

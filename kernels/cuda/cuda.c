@@ -51,10 +51,10 @@ static int choose_act(enum dtype *out, const char *name) {
               nearest ? nearest : "there are auto, bf16, fp32");
 }
 
-/** A piece of the workspace: 256-byte aligned, like every allocation of CUDA. */
+/** A piece of the workspace (kernels/cuda/workspace.h). */
 static void *take(char **at, size_t bytes) {
   char *piece = *at;
-  *at += (bytes + 255) / 256 * 256;
+  *at += cuda_piece(bytes);
   return piece;
 }
 
@@ -77,7 +77,7 @@ static int lay_out_workspace(struct device *device, const struct device_limits *
   float *maps, host_maps[MAPS_SIZE];
   for (enum lane lane = 0; lane < LANE_COUNT; lane++)
     state->lanes[lane].delta_size = (size_t)limits->rows * (size_t)limits->side_hidden;
-  state->workspace_bytes = (size_t)(place(state, (char *)256, &maps) - (char *)256);
+  state->workspace_bytes = (size_t)(place(state, (char *)CUDA_ALIGNMENT, &maps) - (char *)CUDA_ALIGNMENT);
   TRY(device_allocate(device, MEMORY_WORKSPACE, &state->workspace, state->workspace_bytes));
   place(state, state->workspace, &maps);
   memcpy(host_maps + MAPS_NF4, nf4_map, sizeof nf4_map);

@@ -12,7 +12,7 @@
 extern "C" {
 #endif
 
-#include "kernels/device.h"
+#include "kernels/cuda/workspace.h"
 
 /** What a kernel found that contradicts its arguments. The first finding is kept; it is read with the next result that
  *  goes to the host (kernels/cuda/cuda.c). */
@@ -20,18 +20,6 @@ enum cuda_fault_kind { FAULT_NONE, FAULT_TOKEN, FAULT_POSITION, FAULT_LABEL, FAU
 struct cuda_fault {
   int32_t kind; /**< enum cuda_fault_kind */
   int32_t where, value, limit;
-};
-
-enum {
-  MAPS_NF4 = 0,
-  MAPS_FP4 = 16,
-  MAPS_DYNAMIC = 32,
-  MAPS_SIZE = 32 + 256, /**< floats of the code books (base/types.h) in device memory */
-
-  SUM_BLOCKS = 128,   /**< partial sums of a sum over rows */
-  SUM_COLUMNS = 4096, /**< columns that are summed at once */
-  SUM_SIZE = (SUM_BLOCKS + 1) * SUM_COLUMNS,
-  SQUARE_BLOCKS = 256,
 };
 
 /** A lane: its stream, and what kernels on it use besides their arguments. */

@@ -8,10 +8,7 @@
 #include "kernels/cuda/cublaslt.h"
 #include "kernels/cuda/cuda.h"
 
-/* The limits say how large products get; a workspace for less than all of one makes it a few smaller ones. */
-static const size_t fewest_weights = (size_t)1 << 20, most_weights = (size_t)1 << 26;
-static const size_t fewest_sums = (size_t)1 << 20, most_sums = (size_t)1 << 24;
-static const size_t blas_bytes = (size_t)32 << 20;
+static const size_t blas_bytes = CUDA_BLAS_BYTES;
 
 /** C[m, n] = A[m, k] · B[n, k]ᵀ + residual. A matrix "by step" is stored [k, ...]: element (i, s) at s * ld + i. */
 struct task {
@@ -61,10 +58,6 @@ static int check_blas(cublasStatus_t status, const char *what) {
 
 /* ---- workspace ------------------------------------------------------------------------------------------- */
 
-static size_t clamp(size_t x, size_t lowest, size_t highest) {
-  return x < lowest ? lowest : x > highest ? highest : x;
-}
-
 int cuda_product_open(struct device *device, const struct device_options *options) {
   struct cuda_product *p;
   const struct device_limits *limits = &options->limits;
@@ -72,8 +65,8 @@ int cuda_product_open(struct device *device, const struct device_options *option
   TRY(memory_array(&p, 1, sizeof *p));
   cuda_state(device)->product = p;
   TRY(memory_array(&p->kept, KEPT, sizeof *p->kept));
-  p->weight_count = clamp((size_t)limits->widest_product, fewest_weights, most_weights);
-  p->sum_count = clamp((size_t)limits->rows * (size_t)limits->hidden, fewest_sums, most_sums);
+  p->weight_count = cuda_weight_count(limits);
+  p->sum_count = cuda_sum_count(limits);
   TRY(check_blas(cublasLtCreate(&p->handle), "start"));
   for (enum lane lane = 0; lane < LANE_COUNT; lane++) {
     struct workspace *w = &p->lanes[lane];

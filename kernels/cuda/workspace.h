@@ -1,0 +1,50 @@
+/**
+ * @file workspace.h
+ * How much memory the cuda device lays out for itself, from its limits alone: no CUDA header is needed to plan with it.
+ */
+#ifndef QST_KERNELS_CUDA_WORKSPACE_H
+#define QST_KERNELS_CUDA_WORKSPACE_H
+
+#include "kernels/device.h"
+
+enum {
+  CUDA_ALIGNMENT = 256, /**< of pieces of the workspace, as of allocations of CUDA */
+
+  MAPS_NF4 = 0,
+  MAPS_FP4 = 16,
+  MAPS_DYNAMIC = 32,
+  MAPS_SIZE = 32 + 256, /**< floats of the code books (base/types.h) in device memory */
+
+  SUM_BLOCKS = 128,   /**< partial sums of a sum over rows */
+  SUM_COLUMNS = 4096, /**< columns that are summed at once */
+  SUM_SIZE = (SUM_BLOCKS + 1) * SUM_COLUMNS,
+  SQUARE_BLOCKS = 256,
+};
+
+/** Elements of a lane's dequantized weights and of the fp32 sums of a product with a bias: the limits say how large products
+ *  get; a workspace for less than all of one makes it a few smaller ones. */
+static inline size_t cuda_weight_count(const struct device_limits *limits) {
+  const size_t fewest = (size_t)1 << 20, most = (size_t)1 << 26, all = (size_t)limits->widest_product;
+  return all < fewest ? fewest : all > most ? most : all;
+}
+static inline size_t cuda_sum_count(const struct device_limits *limits) {
+  const size_t fewest = (size_t)1 << 20, most = (size_t)1 << 24, all = (size_t)limits->rows * (size_t)limits->hidden;
+  return all < fewest ? fewest : all > most ? most : all;
+}
+#define CUDA_BLAS_BYTES ((size_t)32 << 20)
+
+static inline size_t cuda_piece(size_t bytes) {
+  return (bytes + CUDA_ALIGNMENT - 1) / CUDA_ALIGNMENT * CUDA_ALIGNMENT;
+}
+
+/** All of it: the code books once; of each lane a fault, partial sums, attention's deltas, and what products use. */
+static inline size_t cuda_workspace_bytes(const struct device_limits *limits, enum dtype act) {
+  size_t deltas = (size_t)limits->rows * (size_t)limits->side_hidden;
+  size_t kernels = cuda_piece(4 * sizeof(int32_t)) + cuda_piece(SUM_SIZE * sizeof(float)) +
+                   cuda_piece(SQUARE_BLOCKS * sizeof(double)) + cuda_piece(deltas * sizeof(float));
+  size_t products =
+      cuda_weight_count(limits) * dtype_size(act) + cuda_sum_count(limits) * sizeof(float) + CUDA_BLAS_BYTES;
+  return cuda_piece(MAPS_SIZE * sizeof(float)) + LANE_COUNT * (kernels + products);
+}
+
+#endif
