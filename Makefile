@@ -35,7 +35,7 @@ CUDA_HOME ?= $(patsubst %/bin/,%,$(dir $(realpath $(NVCC))))
 CUDA_LIBS ?= -L$(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib) $(CUDA_HOME)/lib64) -lcudart_static -ldl -lrt \
   -lpthread -lstdc++
 CUDA_DEFINES := $(if $(WITH_CUDA),-DQST_CUDA)
-NVCC_FLAGS = -std=c++20 -O3 -lineinfo -I. -Isrc -Xcompiler -Wall,-Wextra \
+NVCC_FLAGS = -std=c++20 -O3 -lineinfo -I. -Isrc -Ikernels/cuda/ptx -Xcompiler -Wall,-Wextra \
   $(foreach arch,$(CUDA_ARCHS),-gencode arch=compute_$(arch),code=sm_$(arch))
 
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wstrict-prototypes -Wmissing-prototypes \
@@ -102,6 +102,10 @@ $(BUILD)/kernels/cpu/isa/%.$(1).o: kernels/cpu/isa/%.c
 endef
 $(foreach isa,$(ISAS),$(eval $(call ISA_RULE,$(isa))))
 
+$(BUILD)/tests/%: $(BUILD)/tests/%.cu.o $(LIBRARY)
+	$(if $(filter 1,$(V)),,@echo "test $@")
+	$(Q)$(CC) $(BASE_CFLAGS) $(CFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
+
 $(BUILD)/tests/%: tests/%.c $(LIBRARY)
 	$(if $(filter 1,$(V)),,@echo "test $@")
 	@mkdir -p $(@D)
@@ -118,7 +122,7 @@ HOST_CXXFLAGS = -std=c++20 -O3 -g -MMD -MP -Wall -Wextra -Wno-unknown-pragmas -f
 HOST_OBJECTS := $(HOST)/kernels/device.o $(HOST_RUNTIME:%.cc=$(HOST)/%.o) $(CUDA_KERNELS:%.cu=$(HOST)/%.cu.o) \
   $(patsubst %.c,$(HOST)/%.o,$(filter-out kernels/cuda/cublaslt.c,$(CUDA_SOURCES)))
 HOST_LIBRARY := $(HOST)/libqst.a
-HOST_TESTS := $(patsubst tests/%.c,$(HOST)/tests/%,$(shell grep -lE 'RUN.* device=cuda' tests/t[0-9]*.c))
+HOST_TESTS := $(addprefix $(HOST)/,$(basename $(shell grep -lE 'RUN.* device=cuda' tests/t[0-9]*.c tests/t[0-9]*.cu)))
 HOST_LIBS = $(MPI_LIBS) $(HDF5_LIBS) $(OTHER_LIBS) -lstdc++ -lm
 
 $(HOST_LIBRARY): $(filter-out $(BUILD)/kernels/device.o,$(COMMON_OBJECTS)) $(HOST_OBJECTS)
@@ -146,6 +150,10 @@ $(HOST)/qst-mpi: $(BUILD)/src/main.o $(HOST_LIBRARY)
 $(HOST)/planted: $(HOST)/tests/host/planted.cu.o $(HOST_LIBRARY)
 	$(if $(filter 1,$(V)),,@echo "link $@")
 	$(Q)$(CXX) $(SAN_$(SAN)) -fopenmp -o $@ $^ $(LDFLAGS) $(HOST_LIBS)
+
+$(HOST)/tests/%: $(HOST)/tests/%.cu.o $(HOST_LIBRARY)
+	$(if $(filter 1,$(V)),,@echo "test $@")
+	$(Q)$(CC) $(BASE_CFLAGS) $(CFLAGS) -o $@ $^ $(LDFLAGS) $(HOST_LIBS)
 
 $(HOST)/tests/%: tests/%.c $(HOST_LIBRARY)
 	$(if $(filter 1,$(V)),,@echo "test $@")

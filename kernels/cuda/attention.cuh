@@ -15,18 +15,24 @@
 /** Checks the samples on the device before any other kernel reads what they point to; those do nothing after a fault. */
 cudaError_t attention_check(const cuda_context *context, const segments &segments, int rows, bool training);
 
+/** The tensor cores' kernel: bf16 heads of a multiple of 8 up to 128, rows of 16-byte chunks. */
+bool attention_mma_fits(const cuda_context *context, const attention_args *arguments);
+cudaError_t cuda_launch_attention_mma(const cuda_context *context, const attention_args *arguments);
+
 struct sample_tile {
   int queries;    /**< of the sample */
   int query, key; /**< its first ones, as rows */
   int first;      /**< of the tile, in the sample */
   int before;     /**< keys before the first query: query i sees before + i + 1 */
-  __device__ sample_tile(const segments &s, int tile) {
-    int sample = (int)blockIdx.z;
+  __device__ sample_tile(const segments &s, int sample, int first) : first(first) {
     query = s.q_start[sample];
     queries = s.q_start[sample + 1] - query;
     key = s.k_start[sample];
     before = s.k_length[sample] - queries;
-    first = (int)(gridDim.x - 1 - blockIdx.x) * tile;
+  }
+  /** Of this block in a sample_grid(). */
+  __device__ sample_tile(const segments &s, int tile)
+      : sample_tile(s, (int)blockIdx.z, (int)(gridDim.x - 1 - blockIdx.x) * tile) {
   }
 };
 

@@ -255,6 +255,7 @@ cudaError_t host_run_grid(const cudaLaunchConfig_t &config, const std::function<
       for (unsigned x = 0; x < gridDim.x && status == cudaSuccess; x++) {
         blockIdx = {x, y, z};
         prepare_shared(config.dynamicSmemBytes);
+        host_drop_copies();
         status = run_block(threads);
       }
   return status;

@@ -1,0 +1,173 @@
+/* The wrappers of kernels/cuda/ptx against their definitions, a unique value for each element: whether the layouts that the
+ * kernels and the host runtime believe in are those of the machine this runs on. Before any other test on a GPU.
+ *
+ * RUN ranks=1 device=cuda */
+#include <ptx.cuh>
+
+#include "check.h"
+#include "kernels/cuda/kernel.cuh"
+
+namespace {
+
+using element = __nv_bfloat16;
+
+cuda_context context;
+
+/** Memory that host and device reach, until the program ends. */
+template <typename T>
+T *shared_with_gpu(size_t count) {
+  void *block = nullptr;
+  if (cudaMallocManaged(&block, count * sizeof(T), cudaMemAttachGlobal) != cudaSuccess) exit(1);
+  memset(block, 0, count * sizeof(T));
+  return static_cast<T *>(block);
+}
+
+/** One warp. */
+template <typename... Parameters, typename... Arguments>
+void run(void (*kernel)(Parameters...), size_t shared, Arguments... arguments) {
+  CHECK(launch(&context, kernel, dim3(1), WARP, shared, arguments...) == cudaSuccess);
+  CHECK(cudaStreamSynchronize(context.stream) == cudaSuccess);
+}
+
+/* ---- matrices of 2-byte elements ----------------------------------------------------------------------------- */
+
+constexpr int MATRICES = 4, SIDE = 8, PITCH = 24; /* elements from row to row */
+
+__global__ void matrices_kernel(unsigned *out, bool transposed) {
+  uint16_t *rows = reinterpret_cast<uint16_t *>(shared_memory);
+  unsigned lane = threadIdx.x, registers[MATRICES];
+  for (unsigned j = 0; j < SIDE; j++) rows[lane * PITCH + j] = (uint16_t)(lane * SIDE + j);
+  __syncthreads();
+  if (transposed) {
+    ptx::load_matrices_transposed(registers, rows + lane * PITCH);
+  } else {
+    ptx::load_matrices(registers, rows + lane * PITCH);
+  }
+  for (unsigned m = 0; m < MATRICES; m++) out[lane * MATRICES + m] = registers[m];
+}
+
+void test_matrices(bool transposed) {
+  unsigned *out = shared_with_gpu<unsigned>(WARP * MATRICES);
+  run(matrices_kernel, WARP * PITCH * sizeof(uint16_t), out, transposed);
+  for (unsigned lane = 0; lane < WARP; lane++)
+    for (unsigned m = 0; m < MATRICES; m++)
+      for (unsigned half = 0; half < 2; half++) {
+        unsigned far = lane % 4 * 2 + half, near = lane / 4;
+        unsigned row = transposed ? far : near, column = transposed ? near : far;
+        CHECK((out[lane * MATRICES + m] >> 16 * half & 0xffff) == (m * SIDE + row) * SIDE + column);
+      }
+}
+
+/* ---- the product --------------------------------------------------------------------------------------------- */
+
+constexpr int M = 16, N = 8, K = 16;
+
+struct factors {
+  float a[M][K], b[K][N], c[M][N];
+};
+
+/** f.c += f.a · f.b, the operands laid out as ptx.cuh says. */
+__global__ void product_kernel(factors *f) {
+  unsigned g = threadIdx.x / 4, t = threadIdx.x % 4 * 2, a[4];
+  float c[4];
+  for (unsigned i = 0; i < 4; i++) {
+    const float *row = &f->a[g + i % 2 * 8][t + i / 2 * 8];
+    a[i] = ptx::pack_bf16(row[0], row[1]);
+    c[i] = f->c[g + i / 2 * 8][t + i % 2];
+  }
+  ptx::multiply_bf16(c, a, ptx::pack_bf16(f->b[t][g], f->b[t + 1][g]), ptx::pack_bf16(f->b[t + 8][g], f->b[t + 9][g]));
+  for (unsigned i = 0; i < 4; i++) f->c[g + i / 2 * 8][t + i % 2] = c[i];
+}
+
+/** All numbers are integers that bf16 and the sums hold exactly. */
+void check_product(factors *f) {
+  factors want = *f;
+  for (int i = 0; i < M; i++)
+    for (int j = 0; j < N; j++)
+      for (int k = 0; k < K; k++) want.c[i][j] += f->a[i][k] * f->b[k][j];
+  run(product_kernel, 0, f);
+  CHECK(memcmp(f->c, want.c, sizeof f->c) == 0);
+}
+
+void test_product(void) {
+  factors *f = shared_with_gpu<factors>(1);
+  for (int half = 0; half < 2; half++) { /* each element of a, then of b, in a place of c of its own */
+    memset(f, 0, sizeof *f);
+    for (int i = 0; i < M * K; i++) f->a[i / K][i % K] = (float)(i + 1);
+    for (int j = 0; j < N; j++) f->b[half * N + j][j] = 1;
+    check_product(f);
+    memset(f, 0, sizeof *f);
+    for (int i = 0; i < K * N; i++) f->b[i / N][i % N] = (float)(i + 1);
+    for (int i = 0; i < M; i++) f->a[i][i] = 1;
+    check_product(f);
+  }
+  for (int i = 0; i < M * K; i++) f->a[i / K][i % K] = (float)(i * 37 % 61 - 30);
+  for (int i = 0; i < K * N; i++) f->b[i / N][i % N] = (float)(i * 29 % 53 - 26);
+  for (int i = 0; i < M * N; i++) f->c[i / N][i % N] = (float)(1000 * i);
+  check_product(f);
+}
+
+/* ---- copies --------------------------------------------------------------------------------------------------- */
+
+constexpr int EACH = 16 / sizeof(int), GROUPS = 3;
+
+/** Group g of lane i: 16 bytes, or zeros where i + g is odd. What is there is taken after each group. */
+__global__ void copy_kernel(int *out, const int *in) {
+  int *here = reinterpret_cast<int *>(shared_memory);
+  int lane = (int)threadIdx.x;
+  auto place = [&](int group) { return (group * WARP + lane) * EACH; };
+  auto take = [&](int group) {
+    for (int i = 0; i < EACH; i++) out[place(group) + i] = here[place(group) + i];
+  };
+  for (int g = 0; g < GROUPS; g++) {
+    ptx::copy_async_16(here + place(g), in + place(g), (lane + g) % 2 == 0);
+    ptx::copy_async_commit();
+  }
+  ptx::copy_async_wait<2>();
+  take(0);
+  ptx::copy_async_wait<1>();
+  take(1);
+  ptx::copy_async_wait<0>();
+  take(2);
+}
+
+void test_copies(void) {
+  constexpr int COUNT = GROUPS * WARP * EACH;
+  int *in = shared_with_gpu<int>(COUNT), *out = shared_with_gpu<int>(COUNT);
+  for (int i = 0; i < COUNT; i++) in[i] = i + 1;
+  run(copy_kernel, COUNT * sizeof(int), out, in);
+  for (int i = 0; i < COUNT; i++) CHECK(out[i] == ((i / EACH % WARP + i / EACH / WARP) % 2 ? 0 : i + 1));
+}
+
+/* ---- numbers -------------------------------------------------------------------------------------------------- */
+
+__global__ void numbers_kernel(float *powers, unsigned *pairs, const float *x) {
+  unsigned i = threadIdx.x;
+  powers[i] = ptx::exp2_fast(x[i]);
+  pairs[i] = ptx::pack_bf16(x[i], x[WARP - 1 - i]);
+}
+
+void test_numbers(void) {
+  float *x = shared_with_gpu<float>(WARP), *powers = shared_with_gpu<float>(WARP);
+  unsigned *pairs = shared_with_gpu<unsigned>(WARP);
+  for (int i = 0; i < WARP; i++) x[i] = (float)(i * i) * -0.1237f + (float)i;
+  x[0] = 0, x[1] = -INFINITY, x[2] = -140.5f, x[3] = 1.00390625f, x[4] = 1.01171875f; /* the last two: ties */
+  run(numbers_kernel, 0, powers, pairs, x);
+  for (int i = 0; i < WARP; i++) {
+    double want = x[i] < -126 ? 0 : exp2((double)x[i]);
+    CHECK(fabs((double)powers[i] - want) <= 0x1p-21 * want);
+    CHECK((pairs[i] & 0xffff) == float_to_bf16(x[i]) && pairs[i] >> 16 == float_to_bf16(x[WARP - 1 - i]));
+  }
+}
+
+}  // namespace
+
+int main(void) {
+  if (cudaStreamCreateWithFlags(&context.stream, cudaStreamNonBlocking) != cudaSuccess) return 1;
+  test_matrices(false);
+  test_matrices(true);
+  test_product();
+  test_copies();
+  test_numbers();
+  return check_result();
+}
