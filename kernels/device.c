@@ -100,6 +100,25 @@ void device_release(struct device *device, enum memory_kind kind, void *block_po
   device->allocated[kind] -= bytes;
 }
 
+int device_host_allocate(struct device *device, void *out, size_t bytes) {
+  void *block = NULL;
+  if (!device->memory->host_allocate) return memory_array(out, bytes, 1);
+  TRY(device->memory->host_allocate(device, &block, bytes));
+  memcpy(out, &block, sizeof block);
+  return OK;
+}
+
+void device_host_release(struct device *device, void *block_pointer) {
+  void *block, *none = NULL;
+  memcpy(&block, block_pointer, sizeof block);
+  if (block && device->memory->host_release) {
+    device->memory->host_release(device, block);
+  } else {
+    free(block);
+  }
+  memcpy(block_pointer, &none, sizeof none);
+}
+
 int device_upload(struct device *device, void *to_device, const void *from_host, size_t bytes) {
   return bytes ? device->memory->upload(device, to_device, from_host, bytes) : OK;
 }
@@ -136,4 +155,8 @@ int device_record(struct device *device, struct device_event *event) {
 
 int device_wait(struct device *device, struct device_event *event) {
   return event ? device->memory->wait(device, event) : OK;
+}
+
+int device_finish(struct device *device, struct device_event *event) {
+  return event ? device->memory->finish(device, event) : OK;
 }

@@ -395,6 +395,10 @@ struct device_memory {
   void (*event_close)(struct device *, struct device_event *event);
   int (*record)(struct device *, struct device_event *event);
   int (*wait)(struct device *, struct device_event *event);
+  int (*finish)(struct device *, struct device_event *event);
+  /* Optional, both or none: a device without them copies from and to any memory alike. */
+  int (*host_allocate)(struct device *, void **out, size_t bytes);
+  void (*host_release)(struct device *, void *block);
   void (*close)(struct device *); /**< frees what the device owns besides the struct */
 };
 
@@ -441,6 +445,11 @@ const char *device_list(void);
 int device_allocate(struct device *device, enum memory_kind kind, void *out, size_t bytes);
 /** NULL-safe; resets the pointer. `bytes` as allocated. */
 void device_release(struct device *device, enum memory_kind kind, void *block_pointer, size_t bytes);
+/** Host memory that copies go fastest from and to; zeroed. An upload from it reads it when the lane comes to it: it must stay
+ *  as it is until then (device_finish). Other host memory has been read when device_upload() returns. */
+int device_host_allocate(struct device *device, void *out, size_t bytes);
+/** NULL-safe; resets the pointer. */
+void device_host_release(struct device *device, void *block_pointer);
 int device_upload(struct device *device, void *to_device, const void *from_host, size_t bytes);
 int device_download(struct device *device, void *to_host, const void *from_device, size_t bytes);
 int device_zero(struct device *device, void *block, size_t bytes);
@@ -455,6 +464,9 @@ void device_event_close(struct device *device, struct device_event **event);
 int device_record(struct device *device, struct device_event *event);
 /** The current lane goes on when what the event marked last is done; at once when it never marked anything. */
 int device_wait(struct device *device, struct device_event *event);
+/** The host goes on when what the event marked last is done; at once when it never marked anything. */
+int device_finish(struct device *device, struct device_event *event);
+
 static inline size_t device_act_bytes(const struct device *device, size_t elements) {
   return elements * dtype_size(device->act);
 }

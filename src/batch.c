@@ -232,7 +232,8 @@ int micro_batch_open(struct micro_batch *batch, struct device *device, int capac
   *batch = (struct micro_batch){.capacity = capacity, .sample_capacity = sample_capacity};
   size_t bytes = batch_words(batch) * sizeof(int32_t);
   int32_t *block;
-  TRY(memory_array(&batch->host, batch_words(batch), sizeof *batch->host));
+  TRY(device_event_open(device, &batch->uploaded));
+  TRY(device_host_allocate(device, &batch->host, bytes));
   TRY(device_allocate(device, MEMORY_WORKSPACE, &block, bytes));
   place_arrays(batch, block);
   return OK;
@@ -240,18 +241,20 @@ int micro_batch_open(struct micro_batch *batch, struct device *device, int capac
 
 void micro_batch_close(struct micro_batch *batch, struct device *device) {
   if (batch->tokens) device_release(device, MEMORY_WORKSPACE, &batch->tokens, batch_words(batch) * sizeof(int32_t));
-  free(batch->host);
+  device_host_release(device, &batch->host);
+  device_event_close(device, &batch->uploaded);
   *batch = (struct micro_batch){0};
 }
 
-/* The same struct with its arrays on the host, empty, ready to be filled. */
-static struct micro_batch staging_of(const struct micro_batch *batch) {
-  struct micro_batch staging = *batch;
-  staging.rows = staging.label_count = 0;
-  staging.segments = (struct segments){0};
-  place_arrays(&staging, batch->host);
-  staging.q_start[0] = 0;
-  return staging;
+/* The same struct with its arrays on the host, empty, ready to be filled once the last upload has read them. */
+static int open_staging(const struct micro_batch *batch, struct device *device, struct micro_batch *staging) {
+  *staging = *batch;
+  staging->rows = staging->label_count = 0;
+  staging->segments = (struct segments){0};
+  place_arrays(staging, batch->host);
+  TRY(device_finish(device, batch->uploaded));
+  staging->q_start[0] = 0;
+  return OK;
 }
 
 static int upload(struct micro_batch *batch, struct device *device, const struct micro_batch *staging) {
@@ -261,7 +264,8 @@ static int upload(struct micro_batch *batch, struct device *device, const struct
   batch->segments.q_start = batch->q_start;
   batch->segments.k_start = batch->k_start;
   batch->segments.k_length = batch->k_length;
-  return device_upload(device, batch->tokens, staging->tokens, batch_words(batch) * sizeof(int32_t));
+  TRY(device_upload(device, batch->tokens, staging->tokens, batch_words(batch) * sizeof(int32_t)));
+  return device_record(device, batch->uploaded);
 }
 
 /* Ends a sample of `queries` new rows that sees `keys` key rows from `k_start` on. */
@@ -278,7 +282,8 @@ static void close_sample(struct micro_batch *staging, int queries, int k_start, 
 
 int micro_batch_load(struct micro_batch *batch, struct device *device, const struct token_file *data,
                      const int64_t *rows, int count) {
-  struct micro_batch staging = staging_of(batch);
+  struct micro_batch staging;
+  TRY(open_staging(batch, device, &staging));
   if (count > batch->sample_capacity) return fail(ERR_INTERNAL, "a micro-batch of %d samples", count);
   for (int s = 0; s < count; s++) {
     int64_t begin = data->offsets[rows[s]];
@@ -301,7 +306,8 @@ int micro_batch_load(struct micro_batch *batch, struct device *device, const str
 
 int micro_batch_load_pieces(struct micro_batch *batch, struct device *device, const struct piece *pieces, int count,
                             int slot_rows) {
-  struct micro_batch staging = staging_of(batch);
+  struct micro_batch staging;
+  TRY(open_staging(batch, device, &staging));
   if (count > batch->sample_capacity) return fail(ERR_INTERNAL, "a micro-batch of %d pieces", count);
   for (int p = 0; p < count; p++) {
     const struct piece *piece = &pieces[p];

@@ -53,7 +53,8 @@ struct micro_batch {
   int32_t *cache_rows;             /**< [capacity] row of the key/value cache each token goes to (decoding) */
   struct segments segments;
   int32_t *q_start, *k_start, *k_length; /**< device, what `segments` points to */
-  int32_t *host;                         /**< host staging of all of the above, in their order */
+  int32_t *host;                         /**< device_host_allocate()d staging of all of the above, in their order */
+  struct device_event *uploaded;         /**< marks the last upload from it */
 };
 int micro_batch_open(struct micro_batch *batch, struct device *device, int capacity, int sample_capacity);
 void micro_batch_close(struct micro_batch *batch, struct device *device);

@@ -110,7 +110,7 @@ static int open_buffers(struct engine *engine, const struct options *options, co
   engine->sums.size = plan->use == ENGINE_TRAIN ? engine->side.layout.size : 0;
   TRY(device_allocate(engine->device, MEMORY_OPTIMIZER, &engine->sums.sums, sums_bytes(engine)));
   engine->sums.faults = engine->sums.sums + engine->sums.size + 1;
-  return memory_array(&engine->host_sums, engine->sums.size + 2, sizeof *engine->host_sums);
+  return device_host_allocate(engine->device, &engine->host_sums, sums_bytes(engine));
 }
 
 static int open_with_file(struct engine *engine, struct backbone_file *file, const struct options *options,
@@ -140,11 +140,11 @@ void engine_close(struct engine *engine) {
     head_close(&engine->head);
     micro_batch_close(&engine->batch, engine->device);
     tap_source_close(&engine->source);
+    device_host_release(engine->device, &engine->host_sums);
     device_release(engine->device, MEMORY_OPTIMIZER, &engine->sums.sums, sums_bytes(engine));
     side_close(&engine->side);
     backbone_close(&engine->backbone);
   }
-  free(engine->host_sums);
   tokenizer_destroy(&engine->tokenizer);
   device_close(&engine->device);
   *engine = (struct engine){0};

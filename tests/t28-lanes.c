@@ -77,7 +77,7 @@ static int fill(struct device *device, struct ring *ring, const struct work *wor
   return device_record(device, ring->filled[round % SLOTS]);
 }
 
-/** sum = slot · sumᵀ…: an order-dependent use of every round's slot: sum ← silu(sum + slot). */
+/** What every slot held matters, and the order of the rounds: sum ← silu(sum + slot · oneᵀ). */
 static int take(struct device *device, struct ring *ring, const void *one, int round) {
   TRY(device_use_lane(device, LANE_SIDE));
   TRY(device_wait(device, ring->filled[round % SLOTS]));
@@ -132,6 +132,37 @@ static void test_ring(struct crew *crew) {
   forget_all();
 }
 
+/** What is uploaded is what the host memory held at the call; of memory for fast copies, until the upload is finished. */
+static void test_staging(struct crew *crew) {
+  enum { WORDS = 50 };
+  int32_t *staging = NULL, *block = NULL, plain[WORDS], back[WORDS];
+  struct device_event *read = NULL;
+  for (int run = 0; run < crew_runs(); run++) {
+    struct device *device = crew_device(crew, run);
+    CHECK_OK(device_event_open(device, &read));
+    CHECK_OK(device_finish(device, read)); /* it has not marked anything */
+    CHECK_OK(device_host_allocate(device, &staging, sizeof plain));
+    CHECK_OK(device_allocate(device, MEMORY_WORKSPACE, &block, 2 * sizeof plain));
+    for (int i = 0; i < WORDS; i++) CHECK(staging[i] == 0);
+    for (int i = 0; i < WORDS; i++) plain[i] = staging[i] = i;
+    CHECK_OK(device_upload(device, block, plain, sizeof plain));
+    memset(plain, 0, sizeof plain);
+    CHECK_OK(device_upload(device, block + WORDS, staging, sizeof plain));
+    CHECK_OK(device_record(device, read));
+    CHECK_OK(device_finish(device, read));
+    memset(staging, 0, sizeof plain);
+    for (int half = 0; half < 2; half++) {
+      CHECK_OK(device_download(device, back, block + half * WORDS, sizeof back));
+      for (int i = 0; i < WORDS; i++) CHECK(back[i] == i);
+    }
+    device_release(device, MEMORY_WORKSPACE, &block, 2 * sizeof plain);
+    device_host_release(device, &staging);
+    CHECK(!staging);
+    device_host_release(device, &staging);
+    device_event_close(device, &read);
+  }
+}
+
 /** A download waits for its own lane; a fault is told to the one who waits for the lane that found it. */
 static void test_waits(struct crew *crew) {
   struct device *device = crew->devices[0];
@@ -162,6 +193,7 @@ static void test_waits(struct crew *crew) {
 static void test_crew(struct crew *crew) {
   test_apart(crew);
   test_ring(crew);
+  test_staging(crew);
   test_waits(crew);
 }
 

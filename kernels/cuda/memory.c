@@ -2,6 +2,7 @@
 #include "base/memory.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/error.h"
 #include "kernels/cuda/cuda.h"
@@ -60,7 +61,19 @@ static void cuda_release(struct device *device, void *block) {
   cudaFree(block); /* waits for what uses it; at a program's end there may be nothing left to free it from */
 }
 
-/** From memory that is not pinned: the runtime has read it when this returns. */
+static int cuda_host_allocate(struct device *device, void **out, size_t bytes) {
+  (void)device;
+  TRY(cuda_check(cudaMallocHost(out, bytes ? bytes : 1), "pinned memory"));
+  memset(*out, 0, bytes);
+  return OK;
+}
+
+static void cuda_host_release(struct device *device, void *block) {
+  (void)device;
+  cudaFreeHost(block); /* waits for copies from and to it */
+}
+
+/** Memory that is not pinned has been read by the runtime when this returns. */
 static int cuda_upload(struct device *device, void *to_device, const void *from_host, size_t bytes) {
   cudaStream_t stream = cuda_context(device)->stream;
   return cuda_check(cudaMemcpyAsync(to_device, from_host, bytes, cudaMemcpyHostToDevice, stream), "upload");
@@ -125,6 +138,11 @@ static int cuda_wait(struct device *device, struct device_event *event) {
   return cuda_check(cudaStreamWaitEvent(cuda_context(device)->stream, event->event, 0), "an event");
 }
 
+static int cuda_finish(struct device *device, struct device_event *event) {
+  (void)device;
+  return cuda_check(cudaEventSynchronize(event->event), "an event");
+}
+
 static void cuda_close(struct device *device) {
   struct cuda_state *state = cuda_state(device);
   if (!state) return;
@@ -149,5 +167,8 @@ const struct device_memory cuda_memory = {
     .event_close = cuda_event_close,
     .record = cuda_record,
     .wait = cuda_wait,
+    .finish = cuda_finish,
+    .host_allocate = cuda_host_allocate,
+    .host_release = cuda_host_release,
     .close = cuda_close,
 };

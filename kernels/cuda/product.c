@@ -26,10 +26,11 @@ struct shape {
   uint32_t alignment[4]; /**< of A, B, residual and C, in bytes, at most 16 */
 };
 
-enum { KEPT = 1024 };
+/** Shapes whose algorithms are kept: 63 numbers of tokens up to 8192 times the products of a model, with room. */
+enum { KEPT = 8192 };
 
 struct kept {
-  struct shape shape;
+  struct shape shape; /**< m = 0: a free place */
   cublasLtMatmulAlgo_t algorithm;
 };
 
@@ -43,7 +44,8 @@ struct cuda_product {
   cublasLtHandle_t handle;
   struct workspace lanes[LANE_COUNT];
   size_t weight_count, sum_count;
-  struct kept *kept; /**< [KEPT], by hash */
+  struct kept *kept; /**< [KEPT], by hash; at most three quarters of it full */
+  int kept_count;
 };
 
 static struct workspace *workspace_of(const struct device *device) {
@@ -138,11 +140,45 @@ static struct shape shape_of(const struct task *t) {
   return s;
 }
 
-static size_t slot_of(const struct shape *shape) {
+/* ---- algorithms ------------------------------------------------------------------------------------------- */
+
+/** Micro-batches differ in their tokens, but not in what multiplies them best: powers of two up to 64, eight numbers an
+ *  octave above. */
+static int tokens_like(int tokens) {
+  int step = 1;
+  if (tokens > 64) {
+    while (step * 16 < tokens) step *= 2;
+    return (tokens + step - 1) / step * step;
+  }
+  while (step < tokens) step *= 2;
+  return step;
+}
+
+/** The task with as many tokens as stand for its number: rows of C, or steps of a sum over tokens. */
+static struct task with_tokens_like(const struct task *t) {
+  struct task like = *t;
+  int *tokens = t->a_by_step ? &like.k : &like.m;
+  *tokens = tokens_like(*tokens);
+  return like;
+}
+
+/** Where the shape is, or is to be kept. */
+static struct kept *place_of(struct cuda_product *p, const struct shape *shape) {
   const unsigned char *bytes = (const unsigned char *)shape;
   uint64_t hash = 0xcbf29ce484222325u; /* FNV-1a */
   for (size_t i = 0; i < sizeof *shape; i++) hash = (hash ^ bytes[i]) * 0x100000001b3u;
-  return (size_t)(hash >> 32) % KEPT;
+  size_t at = (size_t)(hash >> 32) % KEPT;
+  while (p->kept[at].shape.m && memcmp(&p->kept[at].shape, shape, sizeof *shape) != 0) at = (at + 1) % KEPT;
+  return &p->kept[at];
+}
+
+static void keep(struct cuda_product *p, const struct shape *shape, const cublasLtMatmulAlgo_t *algorithm) {
+  if (p->kept_count == KEPT / 4 * 3) {
+    memset(p->kept, 0, KEPT * sizeof *p->kept);
+    p->kept_count = 0;
+  }
+  *place_of(p, shape) = (struct kept){*shape, *algorithm};
+  p->kept_count++;
 }
 
 static int prefer(cublasLtMatmulPreferenceOpaque_t *preference, const struct shape *shape) {
@@ -164,38 +200,63 @@ static int prefer(cublasLtMatmulPreferenceOpaque_t *preference, const struct sha
   return OK;
 }
 
-static int find_algorithm(struct cuda_product *p, struct call *call, const struct shape *shape,
-                          const cublasLtMatmulAlgo_t **out) {
-  struct kept *kept = &p->kept[slot_of(shape)];
-  *out = &kept->algorithm;
-  if (memcmp(&kept->shape, shape, sizeof *shape) == 0) return OK;
+static int ask(struct device *device, const struct task *t, const struct shape *shape, cublasLtMatmulAlgo_t *out) {
+  struct call call;
   cublasLtMatmulPreferenceOpaque_t preference;
   cublasLtMatmulHeuristicResult_t best;
   int found = 0;
+  TRY(describe_call(&call, t, device->act));
   TRY(prefer(&preference, shape));
-  cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(p->handle, &call->operation, &call->b, &call->a, &call->c,
-                                                         &call->c, &preference, 1, &best, &found);
+  cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(cuda_state(device)->product->handle, &call.operation, &call.b,
+                                                         &call.a, &call.c, &call.c, &preference, 1, &best, &found);
   if (status != CUBLAS_STATUS_SUCCESS || found == 0)
     return fail(ERR_SYSTEM, "cuda: cuBLASLt has no algorithm for a product of %d x %d x %d (status %d)", shape->m,
                 shape->n, shape->k, (int)status);
-  kept->shape = *shape;
-  kept->algorithm = best.algo;
+  *out = best.algo;
   return OK;
 }
 
-static int run(struct device *device, const struct task *t) {
-  struct cuda_product *p = cuda_state(device)->product;
-  if (t->m == 0 || t->n == 0) return OK;
-  struct call call;
+/** Whether an algorithm is kept for exactly this task. */
+static bool known(const struct device *device, const struct task *t) {
   struct shape shape = shape_of(t);
-  const cublasLtMatmulAlgo_t *algorithm;
+  return place_of(cuda_state(device)->product, &shape)->shape.m > 0;
+}
+
+static int find_algorithm(struct device *device, const struct task *t, cublasLtMatmulAlgo_t *out) {
+  struct cuda_product *p = cuda_state(device)->product;
+  struct shape shape = shape_of(t);
+  const struct kept *kept = place_of(p, &shape);
+  if (kept->shape.m) {
+    *out = kept->algorithm;
+    return OK;
+  }
+  TRY(ask(device, t, &shape, out));
+  keep(p, &shape, out);
+  return OK;
+}
+
+static cublasStatus_t multiply(struct device *device, const struct task *t, struct call *call,
+                               const cublasLtMatmulAlgo_t *algorithm) {
   const float one = 1, beta = t->residual ? 1 : 0;
+  return cublasLtMatmul(cuda_state(device)->product->handle, &call->operation, &one, t->b, &call->b, t->a, &call->a,
+                        &beta, t->residual ? t->residual : t->c, &call->c, t->c, &call->c, algorithm,
+                        workspace_of(device)->blas, blas_bytes, cuda_context(device)->stream);
+}
+
+/** With the algorithm of a number of tokens like its own; where that can't do it, with one for exactly this task. */
+static int run(struct device *device, const struct task *t) {
+  struct call call;
+  cublasLtMatmulAlgo_t algorithm;
+  if (t->m == 0 || t->n == 0) return OK;
+  const struct task like = known(device, t) ? *t : with_tokens_like(t);
   TRY(describe_call(&call, t, device->act));
-  TRY(find_algorithm(p, &call, &shape, &algorithm));
-  return check_blas(cublasLtMatmul(p->handle, &call.operation, &one, t->b, &call.b, t->a, &call.a, &beta,
-                                   t->residual ? t->residual : t->c, &call.c, t->c, &call.c, algorithm,
-                                   workspace_of(device)->blas, blas_bytes, cuda_context(device)->stream),
-                    "multiply");
+  TRY(find_algorithm(device, &like, &algorithm));
+  cublasStatus_t status = multiply(device, t, &call, &algorithm);
+  if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) {
+    TRY(find_algorithm(device, t, &algorithm));
+    status = multiply(device, t, &call, &algorithm);
+  }
+  return check_blas(status, "multiply");
 }
 
 /* ---- frozen weights -------------------------------------------------------------------------------------- */

@@ -3,8 +3,9 @@
  * The matrix products of the cuda device, by cuBLASLt: activations in, fp32 sums. Frozen weights are dequantized into
  * the lane's workspace first, as many rows of the weight at a time as it holds.
  *
- * The algorithm of a shape is what cuBLASLt's heuristics say for exactly that shape, types and alignment, among those whose
- * sums have a fixed order (no reduction in place). It is kept for the next time; forgetting it changes nothing.
+ * The algorithm of a product is what cuBLASLt's heuristics say for its shape, types and alignment, with the number of tokens
+ * rounded up to one of a few (or for exactly that number, should the algorithm refuse it), among those whose sums have a
+ * fixed order (no reduction in place). It is found at the first use and kept; forgetting it changes nothing.
  */
 #ifndef QST_KERNELS_CUDA_PRODUCT_H
 #define QST_KERNELS_CUDA_PRODUCT_H

@@ -91,18 +91,28 @@ cudaError_t run_until(cudaStream_t stream, size_t count) {
 }
 
 /** What other streams do while one is waited for. */
-cudaError_t run_others(cudaStream_t waited) {
+cudaError_t run_others(cudaStream_t waited, size_t count) {
   const host_schedule schedule = host_schedule_of_tests();
   std::vector<cudaStream_t> all(streams.begin(), streams.end());
   cudaError_t status = cudaSuccess;
   for (cudaStream_t stream : all)
     if (schedule == HOST_REVERSE && stream != waited && status == cudaSuccess)
       status = run_until(stream, stream->given);
-  while (schedule == HOST_RANDOM && waited->done < waited->given && status == cudaSuccess) {
+  while (schedule == HOST_RANDOM && waited->done < count && status == cudaSuccess) {
     cudaStream_t stream = all[host_random((unsigned)all.size())];
     if (stream->done < stream->given) status = run_until(stream, stream->done + 1);
   }
   return status;
+}
+
+/** The host waits for the first `count` pieces of a stream's work. */
+cudaError_t wait_until(cudaStream_t stream, size_t count) {
+  if (!streams.count(stream) || stream->done >= count) return cudaSuccess;
+  open_memory(true);
+  cudaError_t status = run_others(stream, count);
+  if (status == cudaSuccess) status = run_until(stream, count);
+  open_memory(false);
+  return status == cudaSuccess ? status : failed(status);
 }
 
 const allocation *find(const void *block, size_t *inside) {
@@ -206,12 +216,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  if (stream->work.empty()) return cudaSuccess;
-  open_memory(true);
-  cudaError_t status = run_others(stream);
-  if (status == cudaSuccess) status = run_until(stream, stream->given);
-  open_memory(false);
-  return status == cudaSuccess ? status : failed(status);
+  return wait_until(stream, stream->given);
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {
@@ -228,6 +233,10 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   *event = {stream, stream->given};
   return cudaSuccess;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  return event->stream ? wait_until(event->stream, event->given) : cudaSuccess;
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags) {
