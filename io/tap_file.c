@@ -32,6 +32,13 @@ size_t tap_plane_bytes(const struct tap_format *format, enum tap_plane plane) {
   return tap_plane_cols(format, plane) * h5_type_size(tap_plane_type(format, plane));
 }
 
+int64_t tap_bytes(const struct tap_format *format, int64_t tokens, int64_t labels) {
+  int64_t bytes = 0;
+  for (int p = 0; p < TAP_PLANES; p++)
+    bytes += tap_plane_lines((enum tap_plane)p, tokens, labels) * (int64_t)tap_plane_bytes(format, (enum tap_plane)p);
+  return bytes;
+}
+
 int tap_planes_make(struct tap_planes *planes, const struct tap_format *format, int64_t tokens, int64_t labels) {
   *planes = (struct tap_planes){0};
   for (int p = 0; p < TAP_PLANES; p++)
@@ -102,6 +109,49 @@ int tap_format_write(struct h5_file *file, const struct tap_format *format) {
   list_facts(format, facts);
   for (int i = 0; i < FACTS; i++) TRY(h5_set_text(file, "/", facts[i].name, facts[i].text));
   return h5_set_text(file, "/", "writer", h5_libraries());
+}
+
+int tap_format_print(const struct tap_format *format, struct buffer *out) {
+  struct fact facts[FACTS];
+  list_facts(format, facts);
+  for (int i = 0; i < FACTS; i++) TRY(buffer_print(out, "%s %s\n", facts[i].name, facts[i].text));
+  return OK;
+}
+
+/* An attribute into a text that must have room for it. */
+static int read_text(struct h5_file *file, const char *name, char *out, size_t size) {
+  char *text;
+  TRY(h5_get_text(file, "/", name, &text));
+  int length = snprintf(out, size, "%s", text);
+  free(text);
+  return length >= 0 && (size_t)length < size ? OK : fail(ERR_INPUT, "%s: %s is too long", h5_path(file), name);
+}
+
+static int read_size(struct h5_file *file, const char *name, int *out) {
+  char text[16], *end;
+  TRY(read_text(file, name, text, sizeof text));
+  long value = strtol(text, &end, 10);
+  if (*end || end == text || value < 1 || value > 1 << 24)
+    return fail(ERR_INPUT, "%s: %s is no size", h5_path(file), name);
+  *out = (int)value;
+  return OK;
+}
+
+int tap_format_read(struct h5_file *file, struct tap_format *out) {
+  char act[16], numbers[16];
+  *out = (struct tap_format){0};
+  TRY(read_text(file, "backbone", out->backbone, sizeof out->backbone));
+  TRY(read_text(file, "data", out->data, sizeof out->data));
+  TRY(read_text(file, "kind", out->kind, sizeof out->kind));
+  TRY(read_size(file, "layers", &out->layers));
+  TRY(read_size(file, "hidden", &out->hidden));
+  TRY(read_size(file, "cols", &out->cols));
+  TRY(read_size(file, "window", &out->window));
+  TRY(read_text(file, "act", act, sizeof act));
+  TRY(read_text(file, "numbers", numbers, sizeof numbers));
+  out->act = strcmp(act, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
+  out->int8 = strcmp(numbers, "int8") == 0;
+  return OK;
 }
 
 int tap_format_check(struct h5_file *file, const struct tap_format *format) {

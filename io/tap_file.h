@@ -17,6 +17,7 @@
 #ifndef QST_IO_TAP_FILE_H
 #define QST_IO_TAP_FILE_H
 
+#include "base/memory.h"
 #include "base/types.h"
 #include "io/h5.h"
 
@@ -46,6 +47,9 @@ static inline int64_t tap_plane_lines(enum tap_plane plane, int64_t tokens, int6
   return plane == TAP_PLANE_NORMED ? labels : tokens;
 }
 
+/** Bytes of the planes of that many tokens and label rows: what a store of them takes. */
+int64_t tap_bytes(const struct tap_format *format, int64_t tokens, int64_t labels);
+
 /** Buffers for that many tokens and label rows. Free with tap_planes_free(). */
 int tap_planes_make(struct tap_planes *planes, const struct tap_format *format, int64_t tokens, int64_t labels);
 void tap_planes_free(struct tap_planes *planes);
@@ -60,6 +64,11 @@ int tap_planes_hash(const struct tap_format *format, const struct tap_planes *pl
 int tap_format_write(struct h5_file *file, const struct tap_format *format);
 /** ERR_INPUT names the first difference between the file's and this format. */
 int tap_format_check(struct h5_file *file, const struct tap_format *format);
+
+/** All of it as "name value" lines. */
+int tap_format_print(const struct tap_format *format, struct buffer *out);
+/** The format of a file. ERR_INPUT when it has none. */
+int tap_format_read(struct h5_file *file, struct tap_format *out);
 
 /** int8: `taps` are act, [tokens, (layers + 1) · cols]; `planes` codes and scales of the same tokens. A tap's block of
  *  TAP_BLOCK numbers is scaled by its largest magnitude / 127, rounded to nearest. Values must be finite. */

@@ -50,6 +50,7 @@ void tap_reader_close(struct tap_reader **reader) {
   struct tap_reader *r = *reader;
   if (!r) return;
   for (int i = 0; i < r->segment_count; i++) free_segment(&r->segments[i]);
+  tap_cache_close(&r->cache);
   free(r->segments);
   free(r->places);
   free(r->folder);
@@ -152,7 +153,7 @@ static int add_segment(struct tap_reader *reader, const char *name) {
 
 /* ---- the folder ----------------------------------------------------------------------------------------- */
 
-static int is_segment(const struct dirent *entry) {
+int tap_is_segment(const struct dirent *entry) {
   size_t length = strlen(entry->d_name);
   return strncmp(entry->d_name, "segment-", 8) == 0 && strcmp(entry->d_name + length - 3, ".h5") == 0;
 }
@@ -163,16 +164,46 @@ static bool is_known(const struct tap_reader *reader, const char *name) {
   return false;
 }
 
+static void close_segment(struct tap_reader *reader, struct tap_segment *segment) {
+  if (segment->descriptor < 0) return;
+  close(segment->descriptor);
+  segment->descriptor = -1;
+  reader->open_count--;
+}
+
+/* Segments of the store are closed, so that they are looked for in the cache again. */
+static int want_copies(struct tap_reader *reader) {
+  const char **names;
+  int count = 0;
+  if (reader->cache_faults > 0)
+    log_warning("%d segments in the tap cache did not hold: read from %s instead", reader->cache_faults,
+                reader->folder);
+  reader->cache_faults = 0;
+  TRY(memory_array(&names, (size_t)reader->segment_count + 1, sizeof(char *)));
+  for (int i = 0; i < reader->segment_count; i++) {
+    struct tap_segment *segment = &reader->segments[i];
+    if (!segment->cached) close_segment(reader, segment);
+    if (segment->count > 0 && !segment->shunned) names[count++] = segment->name;
+  }
+  int status = tap_cache_want(reader->cache, names, count);
+  free(names);
+  return status;
+}
+
+void tap_reader_use_cache(struct tap_reader *reader, struct tap_cache *cache) {
+  reader->cache = cache;
+}
+
 int tap_reader_scan(struct tap_reader *reader) {
   struct dirent **entries = NULL;
-  int count = scandir(reader->folder, &entries, is_segment, alphasort), status = OK;
+  int count = scandir(reader->folder, &entries, tap_is_segment, alphasort), status = OK;
   if (count < 0) return errno == ENOENT ? OK : fail(ERR_INPUT, "%s: %s", reader->folder, strerror(errno));
   for (int i = 0; i < count; i++) {
     if (status == OK && !is_known(reader, entries[i]->d_name)) status = add_segment(reader, entries[i]->d_name);
     free(entries[i]);
   }
   free(entries);
-  return status;
+  return status == OK && reader->cache ? want_copies(reader) : status;
 }
 
 /* ---- reading -------------------------------------------------------------------------------------------- */
@@ -183,6 +214,10 @@ bool tap_reader_has(const struct tap_reader *reader, int64_t row) {
 
 int64_t tap_reader_rows(const struct tap_reader *reader) {
   return reader->row_count;
+}
+
+int64_t tap_reader_cached_bytes(const struct tap_reader *reader) {
+  return reader->cached_bytes;
 }
 
 int64_t tap_reader_bytes(const struct tap_reader *reader) {
@@ -196,16 +231,27 @@ static void close_one(struct tap_reader *reader) {
   for (;; reader->victim++) {
     struct tap_segment *segment = &reader->segments[reader->victim % reader->segment_count];
     if (segment->descriptor < 0) continue;
-    close(segment->descriptor);
-    segment->descriptor = -1;
-    reader->open_count--;
+    close_segment(reader, segment);
     return;
   }
+}
+
+static int open_copy(struct tap_reader *reader, struct tap_segment *segment) {
+  char *path;
+  if (!reader->cache || segment->shunned) return OK;
+  TRY(tap_cache_path(reader->cache, segment->name, &path));
+  segment->descriptor = open(path, O_RDONLY | O_CLOEXEC);
+  segment->cached = segment->descriptor >= 0;
+  free(path);
+  return OK;
 }
 
 static int open_segment(struct tap_reader *reader, struct tap_segment *segment) {
   if (segment->descriptor >= 0) return OK;
   if (reader->open_count == MOST_DESCRIPTORS) close_one(reader);
+  TRY(open_copy(reader, segment));
+  reader->open_count += segment->cached;
+  if (segment->cached) return OK;
   char *path;
   TRY(file_join(reader->folder, segment->name, &path));
   segment->descriptor = open(path, O_RDONLY | O_CLOEXEC);
@@ -227,25 +273,42 @@ static int read_bytes(const struct tap_segment *segment, char *out, size_t size,
   return OK;
 }
 
-static int read_row(struct tap_reader *reader, int64_t row, const struct tap_planes *out) {
-  const struct tap_place *place = &reader->places[row];
-  if (!place->segment) return fail(ERR_INTERNAL, "row %lld is not in the store", (long long)row);
-  struct tap_segment *segment = &reader->segments[place->segment - 1];
+static int read_planes(struct tap_reader *reader, struct tap_segment *segment, int64_t i,
+                       const struct tap_planes *out) {
+  int64_t token = segment->tokens[i], tokens = segment->tokens[i + 1] - token;
+  int64_t label = segment->labels[i], labels = segment->labels[i + 1] - label;
   TRY(open_segment(reader, segment));
-  int64_t token = segment->tokens[place->index], tokens = segment->tokens[place->index + 1] - token;
-  int64_t label = segment->labels[place->index], labels = segment->labels[place->index + 1] - label;
   for (int p = 0; p < TAP_PLANES; p++) {
     enum tap_plane plane = (enum tap_plane)p;
-    size_t width = tap_plane_bytes(&reader->format, plane);
+    size_t width = tap_plane_bytes(&reader->format, plane),
+           size = (size_t)tap_plane_lines(plane, tokens, labels) * width;
     uint64_t first = (uint64_t)tap_plane_lines(plane, token, label) * width;
-    TRY(read_bytes(segment, out->at[p], (size_t)tap_plane_lines(plane, tokens, labels) * width,
-                   segment->offsets[p] + first));
+    TRY(read_bytes(segment, out->at[p], size, segment->offsets[p] + first));
+    if (segment->cached) reader->cached_bytes += (int64_t)size;
   }
   struct hash_text hash;
   TRY(tap_planes_hash(&reader->format, out, tokens, labels, &hash));
-  if (memcmp(hash.hex, segment->hashes + 32 * (size_t)place->index, 32) == 0) return OK;
+  if (memcmp(hash.hex, segment->hashes + 32 * (size_t)i, 32) == 0) return OK;
   return fail(ERR_INPUT, "%s/%s: the taps of row %lld are damaged: their hash does not hold", reader->folder,
-              segment->name, (long long)row + 1);
+              segment->name, (long long)segment->rows[i] + 1);
+}
+
+int tap_read_place(struct tap_reader *reader, const struct tap_place *place, const struct tap_planes *out) {
+  struct tap_segment *segment = &reader->segments[place->segment - 1];
+  int status = read_planes(reader, segment, place->index, out);
+  if (status == OK || !segment->cached) return status;
+  close_segment(reader, segment);
+  segment->cached = false;
+  segment->shunned = true;
+  reader->cache_faults++;
+  tap_cache_drop(reader->cache, segment->name);
+  return read_planes(reader, segment, place->index, out);
+}
+
+static int read_row(struct tap_reader *reader, int64_t row, const struct tap_planes *out) {
+  const struct tap_place *place = &reader->places[row];
+  if (!place->segment) return fail(ERR_INTERNAL, "row %lld is not in the store", (long long)row);
+  return tap_read_place(reader, place, out);
 }
 
 int tap_reader_read(struct tap_reader *reader, const int64_t *rows, int count, const struct tap_planes *out) {

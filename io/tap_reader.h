@@ -10,11 +10,16 @@
 #include "io/token_file.h"
 
 struct tap_reader;
+struct tap_cache;
 
 /** An absent folder is an empty store. `data` must outlive the reader. */
 int tap_reader_open(struct tap_reader **out, const char *folder, const struct tap_format *format,
                     const struct token_file *data);
 void tap_reader_close(struct tap_reader **reader);
+
+/** From the next scan on, copies in the cache are read where there are some, and the cache is told what is wanted of it. The
+ *  reader closes it. */
+void tap_reader_use_cache(struct tap_reader *reader, struct tap_cache *cache);
 
 /** Takes in the segments that came since. ERR_INPUT for one of another backbone, data, kind or format; damaged ones are
  *  warned of and passed over. Not while tap_reader_read() runs in another thread. */
@@ -24,6 +29,8 @@ bool tap_reader_has(const struct tap_reader *reader, int64_t row);
 /** Rows in the store, and the bytes of its segments. */
 int64_t tap_reader_rows(const struct tap_reader *reader);
 int64_t tap_reader_bytes(const struct tap_reader *reader);
+/** Bytes that tap_reader_read() took from the cache so far. */
+int64_t tap_reader_cached_bytes(const struct tap_reader *reader);
 
 /** The given rows one after the other, each checked against its hash. ERR_INPUT names a damaged row. May run in a thread
  *  of its own. */

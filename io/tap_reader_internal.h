@@ -1,15 +1,20 @@
 /**
  * @file tap_reader_internal.h
- * What tap_reader.c and tap_index.c share.
+ * What tap_reader.c, tap_index.c and tap_prune.c share.
  */
 #ifndef QST_IO_TAP_READER_INTERNAL_H
 #define QST_IO_TAP_READER_INTERNAL_H
 
+#include <dirent.h>
+
+#include "io/tap_cache.h"
 #include "io/tap_reader.h"
 
 struct tap_segment {
   char *name;      /**< within the folder */
   int descriptor;  /**< -1: not open */
+  bool cached;     /**< the descriptor is of the copy in the cache */
+  bool shunned;    /**< its copy did not hold */
   int64_t count;   /**< rows; 0: damaged, nothing is read of it */
   int64_t *rows;   /**< [count] */
   int64_t *tokens; /**< [count + 1] */
@@ -27,6 +32,7 @@ struct tap_place {
 
 struct tap_reader {
   char *folder;
+  struct tap_cache *cache; /**< NULL: none */
   struct tap_format format;
   const struct token_file *data;
   struct tap_segment *segments;
@@ -34,6 +40,13 @@ struct tap_reader {
   int open_count, victim;   /**< descriptors in use; where to look for the next one to close */
   struct tap_place *places; /**< [data->rows] */
   int64_t row_count;
+  int64_t cached_bytes; /**< read from the cache */
+  int cache_faults;     /**< copies there that did not hold, since the last scan */
 };
+
+/** Whether a file of the folder is a segment, by its name. */
+int tap_is_segment(const struct dirent *entry);
+/** The row at a place, checked against its hash. */
+int tap_read_place(struct tap_reader *reader, const struct tap_place *place, const struct tap_planes *out);
 
 #endif

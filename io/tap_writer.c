@@ -44,7 +44,7 @@ static int is_abandoned(const struct dirent *entry) {
   return process > 0 && kill((pid_t)process, 0) != 0 && errno == ESRCH;
 }
 
-static int remove_abandoned(const char *folder) {
+int tap_writer_clear(const char *folder) {
   struct dirent **entries = NULL;
   int count = scandir(folder, &entries, is_abandoned, NULL), status = OK;
   for (int i = 0; i < count; i++) {
@@ -60,7 +60,7 @@ static int remove_abandoned(const char *folder) {
 
 int tap_writer_open(struct tap_writer **out, const char *folder, const struct tap_format *format, int64_t tokens) {
   TRY(file_make_folder(folder));
-  TRY(remove_abandoned(folder));
+  TRY(tap_writer_clear(folder));
   TRY(memory_array(out, 1, sizeof **out));
   struct tap_writer *writer = *out;
   writer->format = *format;

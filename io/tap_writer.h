@@ -16,6 +16,9 @@ int tap_writer_open(struct tap_writer **out, const char *folder, const struct ta
 /** Waits for the sealing; what has not been sealed is dropped. NULL-safe. */
 void tap_writer_close(struct tap_writer **writer);
 
+/** Removes what killed writers of this host left unfinished. */
+int tap_writer_clear(const char *folder);
+
 /** Adds a row; may write a segment. After an error (ERR_SYSTEM: the disk is full, …) nothing more should be added. */
 int tap_writer_add(struct tap_writer *writer, int64_t row, int64_t tokens, int64_t labels,
                    const struct tap_planes *planes);

@@ -118,7 +118,7 @@ static int open_with_file(struct engine *engine, struct backbone_file *file, con
   memcpy(engine->digest, backbone_file_digest(file), sizeof engine->digest);
   TRY(backbone_file_tokenizer(file, &engine->tokenizer));
   TRY(open_device(engine, options, backbone_file_config(file), comm, plan->use));
-  if (plan->use == ENGINE_TRAIN) TRY(measure_peak(engine));
+  if (plan->use == ENGINE_TRAIN || plan->use == ENGINE_TAPS) TRY(measure_peak(engine));
   TRY(backbone_open(&engine->backbone, engine->device, file, engine->capacity, plan->positions));
   TRY(open_side(engine, options, plan));
   return open_buffers(engine, options, plan);

@@ -8,9 +8,10 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "io/tap_cache.h"
 
 /* Bytes of a segment: large enough for full speed of a disk, small enough to lose in a crash. */
-static const size_t segment_bytes = (size_t)64 << 20;
+static const int64_t segment_bytes = (int64_t)64 << 20;
 
 /* ---- opening -------------------------------------------------------------------------------------------- */
 
@@ -32,9 +33,7 @@ static void describe(struct tap_store *store, bool int8, const char *backbone_di
 }
 
 static int64_t segment_tokens(const struct tap_store *store) {
-  size_t token = 0;
-  for (int p = 0; p < TAP_PLANES; p++) token += tap_plane_bytes(&store->format, (enum tap_plane)p);
-  int64_t tokens = (int64_t)(segment_bytes / token), most = store->data->total;
+  int64_t tokens = segment_bytes / tap_bytes(&store->format, 1, 1), most = store->data->total;
   tokens = tokens < most ? tokens : most;
   return tokens < store->source->capacity ? store->source->capacity : tokens;
 }
@@ -47,18 +46,32 @@ static size_t packed_bytes(const struct tap_store *store) {
   return device_act_bytes(store->device, packed_elements(store));
 }
 
-int tap_store_open(struct tap_store *store, const char *folder, bool int8, struct tap_source *source,
+/* A cache that cannot be made is no reason not to train. */
+static void open_cache(struct tap_store *store, const char *folder) {
+  struct tap_cache *cache = NULL;
+  if (!folder) return;
+  if (tap_cache_open(&cache, folder, store->folder, &store->format, store->comm->local_rank == 0) == OK) {
+    tap_reader_use_cache(store->reader, cache);
+  } else {
+    log_warning("%s; there is no tap cache", fail_message());
+    tap_cache_close(&cache);
+  }
+}
+
+int tap_store_open(struct tap_store *store, const struct options *options, struct tap_source *source,
                    const char *backbone_digest, const struct token_file *data, struct comm *comm) {
+  bool int8 = strcmp(options->tap_format, "int8") == 0;
   *store = (struct tap_store){.source = source,
                               .device = source->backbone->device,
                               .comm = comm,
                               .data = data,
-                              .folder = folder,
+                              .folder = options->taps,
                               .writing = true};
   describe(store, int8, backbone_digest);
-  TRY(tap_reader_open(&store->reader, folder, &store->format, data));
+  TRY(tap_reader_open(&store->reader, store->folder, &store->format, data));
+  open_cache(store, options->tap_cache);
   TRY(tap_reader_scan(store->reader));
-  TRY(tap_writer_open(&store->writer, folder, &store->format, segment_tokens(store)));
+  TRY(tap_writer_open(&store->writer, store->folder, &store->format, segment_tokens(store)));
   TRY(tap_prefetch_open(&store->prefetch, store->reader, &store->format, source->capacity));
   TRY(tap_planes_make(&store->planes, &store->format, source->capacity, source->capacity));
   if (int8) TRY(memory_array(&store->host, packed_elements(store), dtype_size(store->device->act)));
@@ -74,16 +87,6 @@ void tap_store_close(struct tap_store *store) {
   free(store->host);
   device_release(store->device, MEMORY_TAPS, &store->packed, packed_bytes(store));
   *store = (struct tap_store){0};
-}
-
-int64_t tap_store_size(const struct tap_store *store) {
-  int64_t bytes = 0;
-  for (int p = 0; p < TAP_PLANES; p++) {
-    enum tap_plane plane = (enum tap_plane)p;
-    bytes += tap_plane_lines(plane, store->data->total, store->data->label_tokens) *
-             (int64_t)tap_plane_bytes(&store->format, plane);
-  }
-  return bytes;
 }
 
 /* ---- between the source's layout and the files' ---------------------------------------------------------- */
@@ -218,7 +221,8 @@ int tap_store_enter(struct tap_store *store, int64_t first_epoch, int64_t last_e
 
 int tap_store_finish(struct tap_store *store) {
   TRY(share(store));
-  int64_t sums[] = {store->live, store->replayed, store->write_nanoseconds, !store->writing, store->unreadable};
+  int64_t sums[] = {store->live,     store->replayed,   store->write_nanoseconds,
+                    !store->writing, store->unreadable, tap_reader_cached_bytes(store->reader)};
   TRY(comm_sum_i64(store->comm, sums, sizeof sums / sizeof *sums));
   store->unreadable = sums[4];
   if (store->comm->rank == 0 && tap_reader_write_index(store->reader) != OK) log_warning("%s", fail_message());
@@ -226,6 +230,7 @@ int tap_store_finish(struct tap_store *store) {
            (long long)sums[0], (double)sums[2] / 1e9, (long long)sums[1], store->folder,
            (long long)tap_reader_rows(store->reader), (long long)store->data->rows,
            (double)tap_reader_bytes(store->reader) / 1e6);
+  if (sums[5] > 0) log_note("           %.1f MB of them from the tap cache", (double)sums[5] / 1e6);
   if (sums[3] > 0 && store->writing)
     log_warning("%lld ranks could not add to the store: is the disk full?", (long long)sums[3]);
   return OK;

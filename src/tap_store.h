@@ -11,6 +11,7 @@
 #ifndef QST_TAP_STORE_H
 #define QST_TAP_STORE_H
 
+#include "base/options.h"
 #include "comm/comm.h"
 #include "io/tap_prefetch.h"
 #include "io/tap_writer.h"
@@ -36,14 +37,11 @@ struct tap_store {
   int64_t write_nanoseconds; /**< what adding to the store took */
 };
 
-/** Opens or makes the store at `folder` for taps of `data`. ERR_INPUT when it holds others, naming the difference. */
-int tap_store_open(struct tap_store *store, const char *folder, bool int8, struct tap_source *source,
+/** Opens or makes the store at options->taps for taps of `data`. ERR_INPUT when it holds others, naming the difference. */
+int tap_store_open(struct tap_store *store, const struct options *options, struct tap_source *source,
                    const char *backbone_digest, const struct token_file *data, struct comm *comm);
 /** What was not sealed is dropped. */
 void tap_store_close(struct tap_store *store);
-
-/** Bytes of all rows of the data in this format. */
-int64_t tap_store_size(const struct tap_store *store);
 
 /** The taps of the micro-batch that holds these rows of the data. */
 int tap_store_run(struct tap_store *store, const struct micro_batch *batch, const int64_t *rows, int count,

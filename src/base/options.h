@@ -54,6 +54,9 @@ struct options {
   int64_t save_every, keep, eval_every; /**< steps; 0 = only at the end (save), never before the end (eval) */
   bool resume;
   char *tap_format; /**< exact | int8 */
+  char *tap_cache;
+  bool prune;
+  int64_t limit_mb; /**< 0: none */
   /* generation */
   char *prompt;
   double temperature, top_p;

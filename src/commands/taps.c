@@ -1,5 +1,5 @@
-/* qst-mpi taps: computes the taps of all rows that a store lacks, and reads those it has. */
-#include <string.h>
+/* qst-mpi taps: computes the taps of all rows that a store lacks, and reads those it has; or prunes the store. */
+#include <stdio.h>
 #include <sys/statvfs.h>
 
 #include "base/clock.h"
@@ -7,6 +7,8 @@
 #include "base/log.h"
 #include "commands/commands.h"
 #include "commands/data.h"
+#include "io/disk_probe.h"
+#include "io/tap_prune.h"
 #include "tap_store.h"
 
 /* Rows are planned in groups of a fixed number, so that memory does not grow with the data. */
@@ -30,14 +32,14 @@ static int open_all(struct taps_run *run, const struct options *options, struct 
   TRY(data_check(&run->engine, &run->data, options->data));
   TRY(data_order_open(&run->order, run->data.rows, 0, false));
   TRY(step_plan_open(&run->plan, ROWS_PER_PLAN));
-  return tap_store_open(&run->store, options->taps, strcmp(options->tap_format, "int8") == 0, &run->engine.source,
-                        run->engine.digest, &run->data, comm);
+  return tap_store_open(&run->store, options, &run->engine.source, run->engine.digest, &run->data, comm);
 }
 
 /* Before anything is computed: what the whole store takes, and whether the disk has that. */
 static int check_size(const struct taps_run *run) {
   const struct tap_store *store = &run->store;
-  int64_t whole = tap_store_size(store), there = tap_reader_bytes(store->reader);
+  int64_t whole = tap_bytes(&store->format, run->data.total, run->data.label_tokens),
+          there = tap_reader_bytes(store->reader);
   log_note("store      %s: %.1f MB for %lld tokens and %lld label rows, %lld of %lld rows are there", store->folder,
            (double)whole / 1e6, (long long)run->data.total, (long long)run->data.label_tokens,
            (long long)tap_reader_rows(store->reader), (long long)run->data.rows);
@@ -49,6 +51,32 @@ static int check_size(const struct taps_run *run) {
               "%s: the store takes %.1f MB more, its disk has %.1f MB: try --downsample avgpool, or "
               "--tap-format int8",
               store->folder, (double)(whole - there) / 1e6, space / 1e6);
+}
+
+static double mean_flops(const struct taps_run *run) {
+  double squares = 0;
+  for (int64_t row = 0; row < run->data.rows; row++) {
+    double length = (double)tap_row_tokens(&run->data, row);
+    squares += length * length;
+  }
+  return engine_flops(&run->engine, run->data.total, 0, squares) / (double)run->data.total;
+}
+
+/* Which source is the faster one, by what each can do at best. On rank 0. */
+static void compare_sources(const struct taps_run *run, const struct comm *comm) {
+  enum { PROBE = 64 << 20 };
+  struct disk_speed disk;
+  if (disk_probe(run->store.folder, PROBE, &disk) != OK) {
+    log_warning("%s; the disk was not measured", fail_message());
+    return;
+  }
+  double token =
+      (double)tap_bytes(&run->store.format, run->data.total, run->data.label_tokens) / (double)run->data.total;
+  double replayed = disk.read / token, live = run->engine.peak * comm->size / mean_flops(run);
+  log_note(
+      "disk       reads %.0f MB/s, writes %.0f MB/s: at most %.0f tokens/s replayed, %.0f live: the %s is the faster "
+      "source",
+      disk.read / 1e6, disk.write / 1e6, replayed, live, replayed > live ? "disk" : "backbone");
 }
 
 static int run_group(struct taps_run *run, const struct comm *comm, int64_t first, int count) {
@@ -81,6 +109,7 @@ static int fill(struct taps_run *run, const struct options *options, struct comm
   TRY(comm_agree(comm, open_all(run, options, comm)));
   engine_banner(&run->engine, comm);
   TRY(comm_agree(comm, check_size(run)));
+  if (comm->rank == 0) compare_sources(run, comm);
   TRY(run_groups(run, comm));
   TRY(tap_store_finish(&run->store));
   if (run->store.unreadable > 0)
@@ -94,7 +123,60 @@ static int fill(struct taps_run *run, const struct options *options, struct comm
       comm, fail(ERR_SYSTEM, "%s: %lld rows could not be stored: see the warnings", options->taps, (long long)missing));
 }
 
+/* ---- pruning ---------------------------------------------------------------------------------------------- */
+
+/* A store of another backbone or other data is none of this command's business: the scan refuses it. */
+static int choose_format(const struct options *options, const struct token_file *data, struct tap_format *format) {
+  struct backbone_file *backbone;
+  TRY(tap_store_format(options->taps, format));
+  TRY(backbone_file_open(&backbone, options->backbone));
+  snprintf(format->backbone, sizeof format->backbone, "%s", backbone_file_digest(backbone));
+  snprintf(format->data, sizeof format->data, "%s", data->digest);
+  backbone_file_close(&backbone);
+  return OK;
+}
+
+static int prune_store(const struct options *options, const struct tap_format *format, const struct token_file *data,
+                       struct tap_pruned *pruned) {
+  struct tap_reader *reader = NULL;
+  int status = tap_reader_open(&reader, options->taps, format, data);
+  if (status == OK) status = tap_reader_scan(reader);
+  if (status == OK) status = tap_prune(reader, options->limit_mb * 1000000, pruned);
+  tap_reader_close(&reader);
+  return status;
+}
+
+static int index_store(const struct options *options, const struct tap_format *format, const struct token_file *data,
+                       const struct tap_pruned *pruned) {
+  struct tap_reader *reader = NULL;
+  int status = tap_reader_open(&reader, options->taps, format, data);
+  if (status == OK) status = tap_reader_scan(reader);
+  if (status == OK) status = tap_reader_write_index(reader);
+  if (status == OK)
+    log_note(
+        "pruned     %.1f MB: %d segments were damaged, %d doubled, %d beyond the limit; %s has %lld of %lld rows, "
+        "%.1f MB",
+        (double)pruned->bytes / 1e6, pruned->damaged, pruned->doubled, pruned->beyond, options->taps,
+        (long long)tap_reader_rows(reader), (long long)data->rows, (double)tap_reader_bytes(reader) / 1e6);
+  tap_reader_close(&reader);
+  return status;
+}
+
+static int prune(const struct options *options) {
+  struct token_file data = {0};
+  struct tap_format format;
+  struct tap_pruned pruned;
+  int status = token_file_read(options->data, &data);
+  if (status == OK) status = choose_format(options, &data, &format);
+  if (status == OK) status = tap_writer_clear(options->taps);
+  if (status == OK) status = prune_store(options, &format, &data, &pruned);
+  if (status == OK) status = index_store(options, &format, &data, &pruned);
+  token_file_free(&data);
+  return status;
+}
+
 int command_taps(const struct options *options, struct comm *comm) {
+  if (options->prune) return comm_agree(comm, comm->rank == 0 ? prune(options) : OK);
   struct taps_run run = {0};
   int status = fill(&run, options, comm);
   tap_store_close(&run.store);

@@ -1,0 +1,121 @@
+#include "io/tap_prune.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "io/tap_reader_internal.h"
+
+int tap_store_format(const char *folder, struct tap_format *out) {
+  struct dirent **entries = NULL;
+  int count = scandir(folder, &entries, tap_is_segment, alphasort);
+  int status = fail(ERR_INPUT, "%s: holds no segments of taps", folder);
+  for (int i = 0; i < count; i++) {
+    char *path = NULL;
+    struct h5_file *file = NULL;
+    if (status != OK && file_join(folder, entries[i]->d_name, &path) == OK &&
+        h5_open(&file, path, "qst-taps", TAP_VERSION) == OK)
+      status = tap_format_read(file, out);
+    h5_close(&file);
+    free(path);
+    free(entries[i]);
+  }
+  free(entries);
+  return status;
+}
+
+/* ---- what is to go ---------------------------------------------------------------------------------------- */
+
+static int largest_row(const struct tap_segment *segment, int64_t most) {
+  for (int64_t i = 0; i < segment->count; i++) {
+    int64_t tokens = segment->tokens[i + 1] - segment->tokens[i];
+    most = tokens > most ? tokens : most;
+  }
+  return (int)most;
+}
+
+/* Every row of the segment, those that other segments hold as well included. */
+static int verify(struct tap_reader *reader, int s, const struct tap_planes *planes, bool *good) {
+  *good = reader->segments[s].count > 0;
+  for (int64_t i = 0; *good && i < reader->segments[s].count; i++) {
+    int status = tap_read_place(reader, &(struct tap_place){.segment = s + 1, .index = (int32_t)i}, planes);
+    if (status != OK && status != ERR_INPUT) return status;
+    *good = status == OK;
+    if (status != OK) log_warning("%s", fail_message());
+  }
+  return OK;
+}
+
+static int remove_segment(struct tap_reader *reader, int s, struct tap_pruned *out) {
+  struct tap_segment *segment = &reader->segments[s];
+  struct stat info;
+  char *path;
+  TRY(file_join(reader->folder, segment->name, &path));
+  if (stat(path, &info) == 0) out->bytes += (int64_t)info.st_size;
+  int status = unlink(path) == 0 || errno == ENOENT ? OK : fail(ERR_SYSTEM, "%s: %s", path, strerror(errno));
+  free(path);
+  segment->count = 0;
+  segment->bytes = 0;
+  return status;
+}
+
+static int remove_damaged(struct tap_reader *reader, struct tap_pruned *out) {
+  int most = 0;
+  struct tap_planes planes;
+  for (int s = 0; s < reader->segment_count; s++) most = largest_row(&reader->segments[s], most);
+  int status = tap_planes_make(&planes, &reader->format, most, most);
+  for (int s = 0; status == OK && s < reader->segment_count; s++) {
+    bool good;
+    status = verify(reader, s, &planes, &good);
+    if (status == OK && !good) {
+      status = remove_segment(reader, s, out);
+      out->damaged++;
+    }
+  }
+  tap_planes_free(&planes);
+  return status;
+}
+
+/* Largest first: few large segments rather than many small ones. */
+static int by_count(const void *left, const void *right) {
+  const struct tap_segment *a = left, *b = right;
+  return a->count != b->count ? (a->count < b->count) - (a->count > b->count) : strcmp(a->name, b->name);
+}
+
+static int remove_doubled(struct tap_reader *reader, struct tap_pruned *out) {
+  bool *held;
+  TRY(memory_array(&held, (size_t)reader->data->rows, sizeof *held));
+  qsort(reader->segments, (size_t)reader->segment_count, sizeof *reader->segments, by_count);
+  int status = OK;
+  for (int s = 0; status == OK && s < reader->segment_count; s++) {
+    const struct tap_segment *segment = &reader->segments[s];
+    bool news = false;
+    for (int64_t i = 0; i < segment->count; i++) {
+      news = news || !held[segment->rows[i]];
+      held[segment->rows[i]] = true;
+    }
+    if (segment->count == 0 || news) continue;
+    status = remove_segment(reader, s, out);
+    out->doubled++;
+  }
+  free(held);
+  return status;
+}
+
+int tap_prune(struct tap_reader *reader, int64_t limit, struct tap_pruned *out) {
+  *out = (struct tap_pruned){0};
+  TRY(remove_damaged(reader, out));
+  TRY(remove_doubled(reader, out));
+  for (int s = reader->segment_count - 1; limit > 0 && s >= 0 && tap_reader_bytes(reader) > limit; s--) {
+    if (reader->segments[s].count == 0) continue;
+    TRY(remove_segment(reader, s, out));
+    out->beyond++;
+  }
+  return OK;
+}
