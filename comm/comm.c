@@ -109,7 +109,7 @@ struct verdict {
   char message[ERROR_LINE];
 };
 
-int comm_agree(struct comm *comm, int status) {
+static int find_verdict(struct comm *comm, int status) {
   /* The largest (size − rank) of the failed ranks is the lowest of them; the second number: somebody succeeded. */
   int64_t votes[2] = {status == OK ? 0 : comm->size - comm->rank, status == OK};
   struct verdict verdict = {.status = status};
@@ -124,6 +124,14 @@ int comm_agree(struct comm *comm, int status) {
   TRY(comm_broadcast(comm, &verdict, sizeof verdict, lowest));
   comm->agreed = true;
   return fail((enum status)verdict.status, "%s", verdict.message);
+}
+
+/* Ranks come to the end of a phase at very different times: one has saved a checkpoint, read its part of the model. */
+int comm_agree(struct comm *comm, int status) {
+  comm->timeout *= COMM_PATIENCE;
+  status = find_verdict(comm, status);
+  comm->timeout /= COMM_PATIENCE;
+  return status;
 }
 
 bool comm_agreed(const struct comm *comm) {

@@ -29,7 +29,7 @@ struct comm {
   int rank, size;
   int local_rank, local_size; /**< among the ranks of this host */
   char host[64];
-  double timeout; /**< seconds that a partner may be late; 0: any time */
+  double timeout; /**< seconds that a partner may be late; 0 (at first): any time */
   bool agreed;    /**< comm_agree() has returned a failure */
   const struct comm_operations *operations;
   void *state; /**< the communicator's own */
@@ -42,6 +42,8 @@ int comm_open(struct comm **out);
 int comm_launcher_rank(void);
 /** Ends MPI in order; all ranks must call it. NULL-safe. */
 void comm_close(struct comm **comm);
+
+/* Every wait for another rank has the deadline `timeout`; then ERR_SYSTEM, naming the operation and the late ranks. */
 
 int comm_sum_i64(struct comm *comm, int64_t *values, size_t count); /**< in place, the same on all ranks */
 int comm_max_i64(struct comm *comm, int64_t *values, size_t count);
@@ -56,7 +58,9 @@ int comm_split(struct comm *comm, int color, int key, struct comm **out);
 
 /** All ranks learn whether one failed: returns OK on all, or on all the status of the lowest failed rank with its
  *  message recorded (with rank and host in front unless every rank failed). Call it at the end of each phase in which a
- *  rank may fail alone; the message is printed once, by main on rank 0. */
+ *  rank may fail alone; the message is printed once, by main on rank 0. Waits COMM_PATIENCE times as long as the others:
+ *  until the slowest has loaded, saved or evaluated its part. */
+enum { COMM_PATIENCE = 10 };
 int comm_agree(struct comm *comm, int status);
 
 /** The end after a failure that the other ranks do not know of: prints the recorded message with rank and host, ends the

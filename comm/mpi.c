@@ -91,6 +91,12 @@ static void mpi_abort(struct comm *comm, int status) {
   MPI_Abort(MPI_COMM_WORLD, status);
 }
 
+/* MPI's end waits for all ranks, and without a deadline. */
+static void end_together(struct comm *comm) {
+  int status = mpi_barrier(comm);
+  if (status != OK) comm_abort(comm, status);
+}
+
 static void mpi_close(struct comm *comm) {
   struct mpi_state *state = state_of(comm);
   int started = 0;
@@ -98,6 +104,8 @@ static void mpi_close(struct comm *comm) {
   if (started && state && state->handle != MPI_COMM_WORLD) {
     MPI_Comm_free(&state->handle);
   } else if (started) {
+    if (state) end_together(comm);
+    mpi_watch_close();
     MPI_Finalize();
   }
   if (state) mpi_forget(&state->requests);
@@ -165,5 +173,6 @@ int comm_mpi_open(struct comm **out) {
   TRY(new_comm(out));
   TRY(mpi_status(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided), "start of MPI"));
   if (provided < MPI_THREAD_FUNNELED) return fail(ERR_SYSTEM, "this MPI was built without support of threads");
-  return open_handle(*out, MPI_COMM_WORLD);
+  TRY(open_handle(*out, MPI_COMM_WORLD));
+  return mpi_watch_open(*out);
 }

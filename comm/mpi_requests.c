@@ -11,7 +11,7 @@ struct mpi_request {
   int bytes; /**< to receive or NOT_A_RECEIVE */
 };
 
-enum { FIRST_CAPACITY = 8 };
+enum { FIRST_CAPACITY = 8, NOTICE = 10 }; /* NOTICE: the part of its deadline after which a rank says that it waits */
 
 int mpi_status(int code, const char *operation) {
   if (code == MPI_SUCCESS) return OK;
@@ -60,26 +60,42 @@ int mpi_test(struct mpi_requests *requests, bool *done, const char *operation) {
   return OK;
 }
 
-/* Ranks often share cores: who waits gives its core away, and sleeps when it takes long. */
-static void pause_after(double waited) {
+/* Ranks often share cores: who waits for longer than a message takes gives its core away, and sleeps in the end. */
+static void give_way(double waited) {
   static const struct timespec nap = {.tv_nsec = 100000};
-  if (waited < 1) {
-    sched_yield();
-  } else {
+  if (waited > 1) {
     nanosleep(&nap, NULL);
+  } else if (waited > 50e-6) {
+    sched_yield();
   }
 }
 
+int mpi_wait_on(const struct comm *comm, struct mpi_waiting *waiting, const char *operation) {
+  double now = clock_seconds(), limit = comm->timeout;
+  if (waiting->start == 0) waiting->start = now;
+  double waited = now - waiting->start;
+  if (limit > 0 && waited > limit) return mpi_watch_blame(operation, limit);
+  if (limit > 0 && waited > limit / NOTICE && !waiting->said) {
+    mpi_watch_say(true);
+    waiting->said = true;
+  }
+  give_way(waited);
+  return OK;
+}
+
+void mpi_wait_over(struct mpi_waiting *waiting) {
+  if (waiting->said) mpi_watch_say(false);
+}
+
 int mpi_wait(struct comm *comm, struct mpi_requests *requests, const char *operation) {
+  struct mpi_waiting waiting = {0};
   bool done;
   TRY(mpi_test(requests, &done, operation));
-  for (double start = clock_seconds(); !done;) {
-    double waited = clock_seconds() - start;
-    if (comm->timeout > 0 && waited > comm->timeout)
-      return fail(ERR_SYSTEM, "%s: a rank did not come within %g s (--comm-timeout)", operation, comm->timeout);
-    pause_after(waited);
+  while (!done) {
+    TRY(mpi_wait_on(comm, &waiting, operation));
     TRY(mpi_test(requests, &done, operation));
   }
+  mpi_wait_over(&waiting);
   return OK;
 }
 

@@ -31,6 +31,7 @@ static int parse_and_run(int count, char **words, struct options *options, struc
     if (comm->rank == 0) fputs(text.data, stdout);
   } else if (status == OK) {
     log_setup(comm->rank, options->quiet);
+    comm->timeout = options->comm_timeout;
     status = commands[options->command](options, comm);
   }
   buffer_free(&text);

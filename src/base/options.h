@@ -66,6 +66,7 @@ struct options {
   /* machine */
   char *device, *cpu_isa, *act;
   int64_t threads;
+  double comm_timeout; /**< seconds */
   bool quiet;
 };
 
