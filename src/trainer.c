@@ -74,8 +74,7 @@ static int open_taps(struct trainer *trainer) {
   const struct options *options = trainer->options;
   if (!options->taps) return OK;
   trainer->has_taps = true;
-  return tap_store_open(&trainer->taps, options, &engine->source, engine->digest, &trainer->data->train,
-                        trainer->comm);
+  return tap_store_open(&trainer->taps, options, &engine->source, engine->digest, &trainer->data->train, trainer->comm);
 }
 
 static int open_trainer(struct trainer *trainer) {

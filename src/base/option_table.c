@@ -419,7 +419,8 @@ const struct option option_table[] = {
      FIELD(prune),
      .initial = "off",
      .commands = TAPS,
-     .help = "remove what the store can do without, and compute nothing: damaged segments, and rows that are there twice"},
+     .help =
+         "remove what the store can do without, and compute nothing: damaged segments, and rows that are there twice"},
     {.name = "limit-mb",
      .group = rows,
      .type = OPTION_INTEGER,
