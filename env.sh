@@ -37,6 +37,9 @@ clang-format|command -v clang-format|clang-format
 clang-tidy|command -v clang-tidy|clang-tidy
 shellcheck|command -v shellcheck|shellcheck
 h5dump|command -v h5dump|hdf5-tools
+Slurm (its tests run one of two nodes)|command -v slurmctld && command -v slurmd|slurm-wlm
+munge (for that Slurm)|command -v munged|munge
+ip and tc (tests over a narrow network)|command -v ip && command -v tc|iproute2
 NEEDS
   fi
 }

@@ -103,9 +103,9 @@ int run_log_eval(struct run_log *log, int64_t step, const struct evaluation *eva
                                                            .label_tokens = evaluation->label_tokens});
 }
 
-void run_log_stopped(int64_t step) {
-  log_note("stopped by a signal after step %lld; a checkpoint is saved: repeat the command with --resume to go on",
-           (long long)step);
+void run_log_stopped(int64_t step, enum stop_reason reason) {
+  log_note("stopped %s after step %lld; a checkpoint is saved: repeat the command with --resume to go on",
+           reason == STOP_TIME ? "before the time limit" : "by a signal", (long long)step);
 }
 
 int run_log_end(struct run_log *log, int64_t best_step) {

@@ -9,6 +9,9 @@
 #include "evaluate.h"
 #include "io/metrics.h"
 
+/** Why a run ends before its last step; of several ranks the largest holds. */
+enum stop_reason { STOP_NOT, STOP_TIME, STOP_SIGNAL };
+
 struct step_facts {
   int64_t step;
   double epoch, loss, lr, grad_norm;
@@ -35,7 +38,7 @@ void run_log_close(struct run_log *log);
 
 int run_log_step(struct run_log *log, const struct step_facts *facts);
 int run_log_eval(struct run_log *log, int64_t step, const struct evaluation *evaluation, bool improved);
-void run_log_stopped(int64_t step);
+void run_log_stopped(int64_t step, enum stop_reason reason);
 int run_log_end(struct run_log *log, int64_t best_step);
 
 #endif

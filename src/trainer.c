@@ -14,6 +14,7 @@
 #include "run_state.h"
 #include "signals.h"
 #include "tap_store.h"
+#include "time_limit.h"
 
 struct trainer {
   struct engine *engine;
@@ -238,26 +239,30 @@ static int evaluate_now(struct trainer *trainer, int64_t step, bool *improved) {
 }
 
 static int save_now(struct trainer *trainer, int64_t step) {
+  double begin = clock_seconds();
   int status = trainer->comm->rank == 0 ? run_state_save(&trainer->run, step) : OK;
+  time_limit_saved(clock_seconds() - begin);
   return comm_agree(trainer->comm, status);
 }
 
-static int any_signal(struct trainer *trainer, bool *stop) {
-  int64_t arrived = signals_arrived();
-  TRY(comm_max_i64(trainer->comm, &arrived, 1));
-  *stop = arrived > 0;
+/* All ranks stop when one was asked to, or has no time left. */
+static int shall_stop(struct trainer *trainer, enum stop_reason *stop) {
+  int64_t reason = time_limit_near() ? STOP_TIME : STOP_NOT;
+  if (signals_arrived()) reason = STOP_SIGNAL;
+  TRY(comm_max_i64(trainer->comm, &reason, 1));
+  *stop = (enum stop_reason)reason;
   return OK;
 }
 
-static int finish_step(struct trainer *trainer, int64_t step, bool *stop) {
+static int finish_step(struct trainer *trainer, int64_t step, enum stop_reason *stop) {
   bool improved;
   TRY(evaluate_now(trainer, step, &improved));
-  TRY(any_signal(trainer, stop));
+  TRY(shall_stop(trainer, stop));
   bool last = step == trainer->steps;
   if (!last && !*stop && !improved && !every(trainer->options->save_every, step)) return OK;
   TRY(save_now(trainer, step));
   if (!*stop || last) return OK;
-  run_log_stopped(step);
+  run_log_stopped(step, *stop);
   return STOPPED;
 }
 
@@ -278,17 +283,17 @@ static int start(struct trainer *trainer) {
 /* A signal that came while the model was loaded ends the run before its first step. */
 static int stop_at_start(struct trainer *trainer) {
   int64_t step = trainer->run.state.step;
-  bool stop;
-  TRY(any_signal(trainer, &stop));
+  enum stop_reason stop;
+  TRY(shall_stop(trainer, &stop));
   if (!stop || step == trainer->steps) return OK;
   if (step == 0) TRY(save_now(trainer, step));
-  run_log_stopped(step);
+  run_log_stopped(step, stop);
   return STOPPED;
 }
 
 static int run_steps(struct trainer *trainer) {
   TRY(stop_at_start(trainer));
-  bool stop = false;
+  enum stop_reason stop = STOP_NOT;
   for (int64_t step = trainer->run.state.step + 1; step <= trainer->steps; step++) {
     struct step_facts facts = {0};
     TRY(run_step(trainer, step, &facts));

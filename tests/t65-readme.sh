@@ -33,7 +33,10 @@ run_command() {
     make*) (cd "$top" && eval "${words/make/make -n}" >/dev/null) ;;
     ./env.sh* | source*) bash -n env.sh ;;
     benchmarks/*) [[ -x ${words%% *} ]] ;;
-    sbatch*) [[ -e slurm/train.sbatch ]] && rm -rf "$work/here/run" && on_two "build/qst-mpi train ${words#*slurm/train.sbatch}" ;;
+    sbatch*)
+      [[ $words =~ (slurm/[^ ]+\.sbatch)(.*) && -e ${BASH_REMATCH[1]} ]] && rm -rf "$work/here/run" &&
+        on_two "build/qst-mpi train ${BASH_REMATCH[2]}"
+      ;;
     srun*) on_two "build/qst-mpi ${words#*build/qst-mpi}" ;;
     mpirun*) on_two "${words#mpirun -n 2}" ;;
     *) (cd "$work/here" && eval "$words" >"$work/output" 2>&1) ;;

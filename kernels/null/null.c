@@ -153,7 +153,6 @@ static const struct device_memory null_memory = {
     .event_close = null_event_close,
     .record = null_event,
     .wait = null_event,
-    .finish = null_event,
     .close = null_close,
 };
 

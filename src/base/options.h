@@ -52,6 +52,7 @@ struct options {
   int64_t warmup_steps;
   int64_t seed;
   int64_t save_every, keep, eval_every; /**< steps; 0 = only at the end (save), never before the end (eval) */
+  double time_limit;                    /**< minutes; 0: the Slurm job's */
   bool resume;
   char *tap_format; /**< exact | int8 */
   char *tap_cache;

@@ -5,8 +5,9 @@
 #ifndef QST_BASE_THREADS_H
 #define QST_BASE_THREADS_H
 
-/** OMP_NUM_THREADS where it is set; the processors this process is bound to; or, unbound, its share of the host's among
- *  `local_ranks`. At least 1. */
+/** OMP_NUM_THREADS where it is set; under srun the processors of the task (--cpus-per-task, or the step's on this node
+ *  divided by its tasks), at most those it is bound to; else those this process is bound to; or, unbound, its share of the
+ *  host's among `local_ranks`. At least 1. */
 int threads_of_rank(int local_ranks);
 
 #endif

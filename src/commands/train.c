@@ -5,6 +5,7 @@
 #include "commands/commands.h"
 #include "commands/data.h"
 #include "signals.h"
+#include "time_limit.h"
 #include "trainer.h"
 
 static int read_data(const struct options *options, struct training_data *data) {
@@ -42,6 +43,7 @@ int command_train(const struct options *options, struct comm *comm) {
   struct engine engine = {0};
   struct training_data data = {0};
   signals_catch();
+  if (comm->rank == 0) time_limit_start(options->time_limit);
   int status = comm_agree(comm, open_all(&engine, options, comm, &data));
   if (status == OK) status = trainer_run(&engine, options, comm, &data);
   engine_close(&engine);

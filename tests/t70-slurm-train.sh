@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Under a real Slurm of two nodes `srun qst-mpi train` is enough: the ranks find each other and their threads, and give the
+# bits of one process. Where MPI and Slurm do not meet, one line says so.
+# RUN timeout=120
+. tests/tiny_run.sh
+. tests/slurm_cluster.sh
+make_tiny
+cluster_start ""
+steps=60
+read -ra options <<<"$(tiny_options) --steps $steps --save-every 20"
+"$QST" "${options[@]}" --out "$work/one" --threads 1
+
+srun -N2 -n2 --mpi=pmix "$QST" "${options[@]}" --out "$work/two"
+same_run "$work/one" "$work/two" $steps
+grep -q '"ranks":2,' "$work/two/metrics.jsonl" || die "not two ranks: $(head -n 1 "$work/two/metrics.jsonl")"
+srun -N2 -n4 --mpi=pmix "$QST" "${options[@]}" --out "$work/four"
+same_run "$work/one" "$work/four" $steps
+
+# A task's threads are its processors, whether or not Slurm binds it to them.
+threads() {
+  grep -o '"threads":[0-9]*' "$1/metrics.jsonl" | head -n 1
+}
+srun -N1 -n1 --cpus-per-task=2 "$QST" "${options[@]}" --steps 1 --out "$work/wide"
+[[ $(threads "$work/two") == '"threads":1' ]] || die "$(threads "$work/two") on one processor"
+[[ $(threads "$work/wide") == '"threads":2' ]] || die "$(threads "$work/wide") on two processors"
+
+status=0
+srun -N2 -n2 --mpi=none "$QST" "${options[@]}" --out "$work/none" 2>"$work/stderr" || status=$?
+[[ $status == 2 ]] || die "status $status without PMIx"
+grep -q "srun --mpi=pmix" "$work/stderr" || die "no remedy: $(cat "$work/stderr")"
+[[ ! -e $work/none ]] || die "ranks that do not see each other wrote a run"
