@@ -67,6 +67,10 @@ int transport_broadcast(struct transport *transport, void *values, size_t count,
   return count ? transport->operations->broadcast(transport, values, count, element, root) : OK;
 }
 
+int transport_ready(struct transport *transport, bool *ready) {
+  return transport->operations->ready(transport, ready);
+}
+
 int transport_wait(struct transport *transport) {
   return transport->operations->wait(transport);
 }

@@ -40,6 +40,8 @@ int transport_reduce_scatter(struct transport *transport, void *part, const void
 int transport_all_gather(struct transport *transport, void *all, const void *part, size_t part_count,
                          enum element element);
 int transport_broadcast(struct transport *transport, void *values, size_t count, enum element element, int root);
+/** Whether work that waits for all collectives begun would begin at once, as far as the host can know. */
+int transport_ready(struct transport *transport, bool *ready);
 /** The current lane waits for all collectives begun. */
 int transport_wait(struct transport *transport);
 

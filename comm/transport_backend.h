@@ -15,6 +15,7 @@ struct transport_operations {
   int (*reduce_scatter)(struct transport *, void *part, const void *values, size_t part_count, enum element);
   int (*all_gather)(struct transport *, void *all, const void *part, size_t part_count, enum element);
   int (*broadcast)(struct transport *, void *values, size_t count, enum element, int root);
+  int (*ready)(struct transport *, bool *ready);
   int (*wait)(struct transport *);
   int (*channel_open)(struct channel *); /**< fills in `state` */
   void (*channel_close)(struct channel *);

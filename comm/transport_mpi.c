@@ -130,6 +130,11 @@ static int mpi_broadcast(struct transport *transport, void *values, size_t count
   return broadcast_from(transport, values, count * element_size(element), element, root, "broadcast");
 }
 
+static int mpi_ready(struct transport *transport, bool *ready) {
+  struct collectives *state = transport->state;
+  return mpi_test(&state->requests, ready, "collectives of the step");
+}
+
 static int mpi_wait_all(struct transport *transport) {
   struct collectives *state = transport->state;
   return mpi_wait(transport->comm, &state->requests, "collectives of the step");
@@ -196,6 +201,7 @@ const struct transport_operations transport_mpi = {
     .reduce_scatter = mpi_reduce_scatter,
     .all_gather = mpi_all_gather,
     .broadcast = mpi_broadcast,
+    .ready = mpi_ready,
     .wait = mpi_wait_all,
     .channel_open = mpi_channel_open,
     .channel_close = mpi_channel_close,

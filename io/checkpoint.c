@@ -283,6 +283,7 @@ static int read_store(struct checkpoint *checkpoint, enum store store, const str
 }
 
 static int read_tensor(struct checkpoint *checkpoint, const struct named_tensor *tensor) {
+  if (!tensor->data) return OK;
   if (checkpoint->h5) {
     TRY(read_store(checkpoint, STORE_SIDE, tensor, tensor->data));
     TRY(read_store(checkpoint, STORE_M, tensor, tensor->m));

@@ -15,7 +15,8 @@
 
 #include "base/memory.h"
 
-/** A named tensor that borrows its data. cols = 0: a vector of `rows`. m and v may be NULL. */
+/** A named tensor that borrows its data. cols = 0: a vector of `rows`. m and v may be NULL; data too where it is only to
+ *  be checked, not read. */
 struct named_tensor {
   const char *name;
   int64_t rows, cols;

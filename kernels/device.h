@@ -406,6 +406,7 @@ struct device {
   const char *name;      /**< "cpu" */
   char description[128]; /**< for the banner: "cpu, 2 threads, avx512-bf16, oneDNN 2.6.3" */
   enum dtype act;
+  bool lanes_overlap; /**< works on both lanes at a time */
   const struct device_memory *memory;
   const struct device_operations *operations;
   size_t allocated[MEMORY_KINDS]; /**< bytes in use by kind */

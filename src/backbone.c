@@ -78,7 +78,8 @@ static int load_matrix(struct backbone *backbone, struct backbone_file *file, in
   int status;
   TRY_GOTO(status, cleanup, stage_matrix(&host));
   TRY_GOTO(status, cleanup, backbone_file_matrix(file, layer, which, &host));
-  TRY_GOTO(status, cleanup, place_matrix(backbone, &host, &backbone->layers[layer].matrices[which]));
+  TRY_GOTO(status, cleanup,
+           place_matrix(backbone, &host, &backbone->layers[layer - backbone->stage.first].matrices[which]));
 cleanup:
   free_staged(&host);
   return status;
@@ -105,7 +106,7 @@ cleanup:
 }
 
 static int load_layer(struct backbone *backbone, struct backbone_file *file, int l) {
-  struct backbone_layer *layer = &backbone->layers[l];
+  struct backbone_layer *layer = &backbone->layers[l - backbone->stage.first];
   for (int which = 0; which < MATRIX_COUNT; which++) TRY(load_matrix(backbone, file, l, (enum backbone_matrix)which));
   TRY(load_vectors(backbone, file, l, VECTOR_INPUT_NORM, 1, &layer->input_norm));
   TRY(load_vectors(backbone, file, l, VECTOR_POST_NORM, 1, &layer->post_norm));
@@ -136,12 +137,16 @@ static int load_final_norm(struct backbone *backbone, struct backbone_file *file
 }
 
 static int load(struct backbone *backbone, struct backbone_file *file) {
-  TRY(memory_array(&backbone->layers, (size_t)backbone->config.layers, sizeof *backbone->layers));
-  for (int l = 0; l < backbone->config.layers; l++) TRY(load_layer(backbone, file, l));
+  const struct stage *stage = &backbone->stage;
+  bool tied = backbone->config.tied_head;
+  TRY(memory_array(&backbone->layers, (size_t)stage_depth(stage), sizeof *backbone->layers));
+  for (int l = stage->first; l < stage->end; l++) TRY(load_layer(backbone, file, l));
+  if (stage_begins(stage)) TRY(load_table(backbone, file, backbone_file_embedding, &backbone->embedding));
+  if (!stage_ends(stage)) return OK;
   TRY(load_final_norm(backbone, file));
-  TRY(load_table(backbone, file, backbone_file_embedding, &backbone->embedding));
   backbone->head = backbone->embedding;
-  return backbone->config.tied_head ? OK : load_table(backbone, file, backbone_file_head, &backbone->head);
+  if (tied && stage_begins(stage)) return OK;
+  return load_table(backbone, file, tied ? backbone_file_embedding : backbone_file_head, &backbone->head);
 }
 
 /* ---- opening -------------------------------------------------------------------------------------------- */
@@ -183,9 +188,10 @@ static int open_workspace(struct backbone *backbone) {
   return OK;
 }
 
-int backbone_open(struct backbone *backbone, struct device *device, struct backbone_file *file, int capacity,
-                  int positions) {
-  *backbone = (struct backbone){.device = device, .config = *backbone_file_config(file), .capacity = capacity};
+int backbone_open(struct backbone *backbone, struct device *device, struct backbone_file *file,
+                  const struct stage *stage, int capacity, int positions) {
+  *backbone =
+      (struct backbone){.device = device, .config = *backbone_file_config(file), .stage = *stage, .capacity = capacity};
   if (positions > backbone->config.max_positions)
     return fail(ERR_INPUT, "a sequence of %d tokens is longer than the %d positions the model knows", positions,
                 backbone->config.max_positions);
@@ -206,7 +212,7 @@ void backbone_close(struct backbone *backbone) {
   struct device *device = backbone->device;
   if (!device) return;
   size_t hidden = (size_t)backbone->config.hidden * sizeof(float);
-  for (int l = 0; backbone->layers && l < backbone->config.layers; l++) {
+  for (int l = 0; backbone->layers && l < stage_depth(&backbone->stage); l++) {
     struct backbone_layer *layer = &backbone->layers[l];
     for (int which = 0; which < MATRIX_COUNT; which++) release_matrix(backbone, &layer->matrices[which]);
     device_release(device, MEMORY_WEIGHTS, &layer->input_norm, hidden);
@@ -315,9 +321,10 @@ int backbone_forward(struct backbone *b, const struct micro_batch *batch, void *
   if (batch->rows > b->capacity || batch->rows > tap_rows)
     return fail(ERR_INTERNAL, "a micro-batch of %d rows in a backbone for %d", batch->rows, b->capacity);
   size_t stride = (size_t)tap_rows * (size_t)b->config.hidden;
-  TRY(device_embed(b->device, &(struct embed_args){
-                                  .y = taps, .table = &b->embedding, .tokens = batch->tokens, .rows = batch->rows}));
-  for (int l = 0; l < b->config.layers; l++) {
+  if (stage_begins(&b->stage))
+    TRY(device_embed(b->device, &(struct embed_args){
+                                    .y = taps, .table = &b->embedding, .tokens = batch->tokens, .rows = batch->rows}));
+  for (int l = 0; l < stage_depth(&b->stage); l++) {
     const void *h = device_act_at(b->device, taps, (size_t)l * stride);
     void *h_next = device_act_at(b->device, taps, (size_t)(l + 1) * stride);
     void *cached = cache ? kv_cache_layer(cache, b->device, l) : NULL;
@@ -329,7 +336,7 @@ int backbone_forward(struct backbone *b, const struct micro_batch *batch, void *
 
 int backbone_output(struct backbone *b, const struct micro_batch *batch, const void *taps, int tap_rows, void *normed) {
   int hidden = b->config.hidden;
-  size_t last = (size_t)b->config.layers * (size_t)tap_rows * (size_t)hidden;
+  size_t last = (size_t)stage_depth(&b->stage) * (size_t)tap_rows * (size_t)hidden;
   TRY(device_copy_rows(b->device, &(struct copy_rows_args){.y = b->normed,
                                                            .x = device_act_at(b->device, taps, last),
                                                            .x_index = batch->label_rows,

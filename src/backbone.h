@@ -1,8 +1,10 @@
 /**
  * @file backbone.h
- * The frozen model on a device: tokens in, hidden states ("taps") out. Forward only; no gradient ever enters.
+ * The frozen model on a device, or one stage of it: tokens in, hidden states ("taps") out. Forward only; no gradient ever
+ * enters.
  *
- * tap 0 is the embedding output h_0, tap l the residual stream h_l after layer l: act [rows, hidden] each.
+ * tap 0 is the embedding output h_0, tap l the residual stream h_l after layer l: act [rows, hidden] each. A stage of
+ * layers first … end − 1 turns tap `first` into taps first + 1 … end.
  */
 #ifndef QST_BACKBONE_H
 #define QST_BACKBONE_H
@@ -11,6 +13,7 @@
 #include "io/backbone_file.h"
 #include "kernels/device.h"
 #include "rope_table.h"
+#include "stage.h"
 
 struct backbone_layer {
   struct matrix matrices[MATRIX_COUNT];
@@ -31,10 +34,12 @@ void *kv_cache_layer(const struct kv_cache *cache, const struct device *device, 
 
 struct backbone {
   struct device *device;
-  struct model_config config;
-  struct backbone_layer *layers;
-  struct matrix embedding, head; /**< bf16; the same memory when tied */
-  float *final_norm;
+  struct model_config config; /**< of the whole model */
+  struct stage stage;
+  struct backbone_layer *layers; /**< [stage_depth] */
+  struct matrix embedding;       /**< bf16; of the first stage */
+  struct matrix head;            /**< bf16; of the last stage; the same memory as the embedding where both are here */
+  float *final_norm;             /**< of the last stage */
   struct rope_table rope;
   int capacity; /**< rows of a micro-batch */
   /* workspace: act [capacity, …] */
@@ -49,17 +54,19 @@ static inline int backbone_qkv(const struct model_config *config) {
 /** Device limits a backbone needs for micro-batches of `rows`. */
 struct device_limits backbone_limits(const struct model_config *config, int rows);
 
-/** Reads all layers from the file, tensor by tensor, into device memory; workspace for `capacity` rows and RoPE for
+/** Reads the stage's layers from the file, tensor by tensor, into device memory; workspace for `capacity` rows and RoPE for
  *  `positions` positions. ERR_INPUT when a sequence may be longer than the model knows. */
-int backbone_open(struct backbone *backbone, struct device *device, struct backbone_file *file, int capacity,
-                  int positions);
+int backbone_open(struct backbone *backbone, struct device *device, struct backbone_file *file,
+                  const struct stage *stage, int capacity, int positions);
 void backbone_close(struct backbone *backbone);
 
-/** taps: act [(layers + 1)][tap_rows][hidden], tap_rows at least the batch's rows. `cache` NULL in training. */
+/** taps: act [depth + 1][tap_rows][hidden], the stage's first tap and those it makes; tap_rows at least the batch's rows.
+ *  The first stage makes its first tap itself, elsewhere it must be there. `cache` NULL in training. */
 int backbone_forward(struct backbone *backbone, const struct micro_batch *batch, void *taps, int tap_rows,
                      struct kv_cache *cache);
 
-/** normed: act [label_count, hidden], norm_backbone(h_L) of the batch's label rows. After backbone_forward(). */
+/** normed: act [label_count, hidden], norm_backbone(h_L) of the batch's label rows. After backbone_forward(), on the last
+ *  stage. */
 int backbone_output(struct backbone *backbone, const struct micro_batch *batch, const void *taps, int tap_rows,
                     void *normed);
 

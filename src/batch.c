@@ -55,6 +55,7 @@ int step_plan_open(struct step_plan *plan, int row_capacity) {
   TRY(memory_array(&plan->start, count, sizeof *plan->start));
   TRY(memory_array(&plan->owner, count, sizeof *plan->owner));
   TRY(memory_array(&plan->tokens, count, sizeof *plan->tokens));
+  TRY(memory_array(&plan->labels, count, sizeof *plan->labels));
   TRY(memory_array(&plan->taken, count, sizeof *plan->taken));
   TRY(memory_array(&plan->length, count, sizeof *plan->length));
   TRY(memory_array(&plan->bin, count, sizeof *plan->bin));
@@ -68,6 +69,7 @@ void step_plan_close(struct step_plan *plan) {
   free(plan->start);
   free(plan->owner);
   free(plan->tokens);
+  free(plan->labels);
   free(plan->taken);
   free(plan->length);
   free(plan->bin);
@@ -142,13 +144,13 @@ static void group_by_bin(struct step_plan *plan) {
   start[0] = 0;
 }
 
-/* Largest micro-batch first to the rank with the least. */
-static void share_among_ranks(struct step_plan *plan, int ranks) {
+/* Largest micro-batch first to the replica with the least. */
+static void share_among(struct step_plan *plan, int replicas) {
   int count = plan->micro_batches;
   for (int i = 0; i < count; i++) plan->sorted[i] = (struct sized){i, plan->tokens[i]};
   qsort(plan->sorted, (size_t)count, sizeof *plan->sorted, longest_first);
   for (int i = 0; i < count; i++) plan->length[i] = plan->sorted[i].length;
-  deal(plan->length, count, ranks < plan->row_count ? ranks : plan->row_count, INT64_MAX, plan->load, plan->bin,
+  deal(plan->length, count, replicas < plan->row_count ? replicas : plan->row_count, INT64_MAX, plan->load, plan->bin,
        plan->heap);
   for (int i = 0; i < count; i++) plan->owner[plan->sorted[i].index] = plan->bin[i];
 }
@@ -157,6 +159,16 @@ static int64_t labels_of_row(const struct token_file *data, int64_t row) {
   int64_t count = 0;
   for (int64_t i = data->offsets[row] + 1; i < data->offsets[row + 1]; i++) count += data->labels[i] != LABEL_NONE;
   return count;
+}
+
+static void count_labels(struct step_plan *plan, const struct token_file *data) {
+  plan->label_tokens = 0;
+  for (int i = 0; i < plan->micro_batches; i++) {
+    plan->labels[i] = 0;
+    for (int at = plan->start[i]; at < plan->start[i + 1]; at++)
+      plan->labels[i] += (int)labels_of_row(data, plan->rows[at]);
+    plan->label_tokens += plan->labels[i];
+  }
 }
 
 static int take_rows(struct step_plan *plan, const struct token_file *data, struct data_order *order, int64_t first,
@@ -189,14 +201,10 @@ static bool fill_bins(struct step_plan *plan, int capacity) {
 }
 
 int step_plan_make(struct step_plan *plan, const struct token_file *data, struct data_order *order, int64_t first,
-                   int count, int capacity, int ranks) {
+                   int count, int capacity, int replicas) {
   TRY(take_rows(plan, data, order, first, count, capacity));
   int64_t total = 0;
-  plan->label_tokens = 0;
-  for (int i = 0; i < count; i++) {
-    total += plan->length[i];
-    plan->label_tokens += labels_of_row(data, plan->taken[i]);
-  }
+  for (int i = 0; i < count; i++) total += plan->length[i];
   int bins = fewest_bins(total, capacity, count), large = rows_over_half(plan, capacity);
   plan->micro_batches = bins > large ? bins : large;
   /* One more at a time; of many, half a percent, or the packing of a huge step would take minutes. */
@@ -205,7 +213,8 @@ int step_plan_make(struct step_plan *plan, const struct token_file *data, struct
     plan->micro_batches = bins < count ? bins : count;
   }
   group_by_bin(plan);
-  share_among_ranks(plan, ranks);
+  count_labels(plan, data);
+  share_among(plan, replicas);
   return OK;
 }
 

@@ -2,7 +2,7 @@
  * @file batch.h
  * From rows to micro-batches. A step takes the next `global_batch` rows of the shuffled data and packs them, whole and
  * without padding, into micro-batches of at most `capacity` tokens. What is in a micro-batch follows from (seed, step,
- * data, global batch, capacity) alone, never from the number of ranks; ranks share the micro-batches of a step.
+ * data, global batch, capacity) alone, never from the number of ranks; replicas share the micro-batches of a step.
  */
 #ifndef QST_BATCH_H
 #define QST_BATCH_H
@@ -28,8 +28,9 @@ struct step_plan {
   int row_count, micro_batches;
   int64_t *rows;        /**< [row capacity] row numbers of the token file, by micro-batch */
   int *start;           /**< [row capacity + 1] */
-  int *owner;           /**< [row capacity] rank of each micro-batch: longest first to the least loaded */
+  int *owner;           /**< [row capacity] replica of each micro-batch: longest first to the least loaded */
   int *tokens;          /**< [row capacity] tokens of each micro-batch */
+  int *labels;          /**< [row capacity] label tokens of each micro-batch */
   int64_t label_tokens; /**< of the whole step: what the loss is divided by */
   /* scratch of the packing, [row capacity] each */
   int64_t *taken, *load;
@@ -41,7 +42,7 @@ void step_plan_close(struct step_plan *plan);
 
 /** Plans places [first, first + count) of the stream. ERR_INPUT when a row is longer than `capacity`. */
 int step_plan_make(struct step_plan *plan, const struct token_file *data, struct data_order *order, int64_t first,
-                   int count, int capacity, int ranks);
+                   int count, int capacity, int replicas);
 
 /** A micro-batch in device memory, and the host arrays it is filled from. */
 struct micro_batch {

@@ -107,7 +107,7 @@ static int add_tap(struct pass *pass, int tap, int module) {
   int rows = pass->calibration->batch->rows;
   size_t at = (size_t)tap * (size_t)source->capacity * (size_t)pass->size;
   TRY(device_rmsnorm(pass->device, &(struct rmsnorm_args){.y = pass->x,
-                                                          .x = device_act_at(pass->device, source->hidden, at),
+                                                          .x = device_act_at(pass->device, source->slots[0].hidden, at),
                                                           .w = pass->weight,
                                                           .rows = rows,
                                                           .cols = pass->size,
@@ -133,7 +133,7 @@ static int add_micro_batch(struct pass *pass, int i) {
   int first = pass->plan.start[i];
   TRY(micro_batch_load(calibration->batch, pass->device, calibration->data, pass->plan.rows + first,
                        pass->plan.start[i + 1] - first));
-  TRY(backbone_forward(source->backbone, calibration->batch, source->hidden, source->capacity, NULL));
+  TRY(backbone_forward(source->backbone, calibration->batch, source->slots[0].hidden, source->capacity, NULL));
   if (pass->first == 0) TRY(add_tap(pass, 0, 0));
   for (int module = pass->first; module < pass->end; module++) TRY(add_tap(pass, module + 1, module));
   return OK;

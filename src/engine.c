@@ -15,14 +15,14 @@
 /* ---- opening -------------------------------------------------------------------------------------------- */
 
 static int open_device(struct engine *engine, const struct options *options, const struct model_config *config,
-                       const struct comm *comm, enum engine_use use) {
+                       enum engine_use use) {
   struct device_limits limits = backbone_limits(config, engine->capacity);
   if (use == ENGINE_TRAIN) limits.side_hidden = config->hidden / (int)options->reduction_factor;
   return device_open(&engine->device, &(struct device_options){.name = options->device,
                                                                .cpu_isa = options->cpu_isa,
                                                                .act = options->act,
                                                                .threads = engine->threads,
-                                                               .local_rank = comm->local_rank,
+                                                               .local_rank = engine->grid->world->local_rank,
                                                                .limits = limits});
 }
 
@@ -56,15 +56,16 @@ cleanup:
 }
 
 static int load_side(struct engine *engine, struct checkpoint *source) {
-  float *flat;
-  TRY(memory_array(&flat, engine->side.layout.size, sizeof *flat));
-  int status = side_source_read(source, &engine->side.layout, flat, NULL, NULL);
-  if (status == OK) status = side_upload(&engine->side, flat);
-  free(flat);
+  struct side *side = &engine->side;
+  struct side_buffers buffers = {.begin = side->begin, .size = side->size};
+  TRY(memory_array(&buffers.flat, side->size, sizeof *buffers.flat));
+  int status = side_source_read(source, &side->layout, &buffers);
+  if (status == OK) status = side_upload(side, buffers.flat);
+  free(buffers.flat);
   return status;
 }
 
-static int open_stored_side(struct engine *engine, const char *path, int positions) {
+static int open_stored_side(struct engine *engine, const char *path, const struct side_use *use) {
   struct checkpoint *source;
   TRY(checkpoint_open(&source, path));
   const struct model_config *config = &engine->backbone.config;
@@ -72,75 +73,137 @@ static int open_stored_side(struct engine *engine, const char *path, int positio
   int status;
   TRY_GOTO(status, cleanup, side_source_check_backbone(source, path, engine->digest));
   TRY_GOTO(status, cleanup, side_source_shape(source, path, config, &shape));
-  TRY_GOTO(status, cleanup,
-           side_open(&engine->side, engine->device, config, &shape, engine->capacity, positions, false));
+  TRY_GOTO(status, cleanup, side_open(&engine->side, engine->device, config, &shape, use));
   TRY_GOTO(status, cleanup, load_side(engine, source));
 cleanup:
   checkpoint_close(&source);
   return status;
 }
 
-static int open_side(struct engine *engine, const struct options *options, const struct engine_plan *plan) {
+static int open_side(struct engine *engine, const struct options *options, const struct engine_plan *plan,
+                     const struct pipeline *order) {
   engine->has_side = plan->use == ENGINE_TRAIN || options->side;
   if (!engine->has_side) return OK;
-  if (plan->use != ENGINE_TRAIN) return open_stored_side(engine, options->side, plan->positions);
+  struct side_use use = {.stage = engine->stage,
+                         .capacity = engine->capacity,
+                         .positions = plan->positions,
+                         .frames = order->frames,
+                         .training = plan->use == ENGINE_TRAIN};
+  if (!use.training) return open_stored_side(engine, options->side, &use);
   struct side_shape shape;
   TRY(side_shape_make(&shape, &engine->backbone.config, options));
-  return side_open(&engine->side, engine->device, &engine->backbone.config, &shape, engine->capacity, plan->positions,
-                   true);
+  return side_open(&engine->side, engine->device, &engine->backbone.config, &shape, &use);
 }
 
-static size_t sums_bytes(const struct engine *engine) {
-  return (engine->sums.size + 2) * sizeof(int64_t);
-}
-
-static int open_source(struct engine *engine, const struct options *options, const struct engine_plan *plan) {
+static int open_source(struct engine *engine, const struct options *options, const struct engine_plan *plan,
+                       int slots) {
   const struct model_config *config = &engine->backbone.config;
   const struct side_shape *shape = &engine->side.layout.shape;
   enum tap_kind kind = engine->has_side ? side_tap_kind(shape) : TAPS_HIDDEN;
   int cols = engine->has_side ? side_tap_cols(shape) : config->hidden;
   if (plan->use == ENGINE_TAPS) TRY(side_taps_choose(config, options, &kind, &cols));
-  return tap_source_open(&engine->source, &engine->backbone, kind, cols);
+  return tap_source_open(&engine->source, &engine->backbone, kind, cols, slots);
 }
 
-static int open_buffers(struct engine *engine, const struct options *options, const struct engine_plan *plan) {
-  TRY(head_open(&engine->head, &engine->backbone, engine->has_side ? &engine->side : NULL, engine->capacity));
-  TRY(micro_batch_open(&engine->batch, engine->device, engine->capacity, plan->samples));
-  TRY(open_source(engine, options, plan));
-  engine->sums.size = plan->use == ENGINE_TRAIN ? engine->side.layout.size : 0;
+static size_t sums_bytes(const struct engine *engine) {
+  return engine->sums.size * sizeof(int64_t);
+}
+
+static size_t totals_bytes(const struct engine *engine) {
+  return engine->total_count * sizeof(int64_t);
+}
+
+static int open_sums(struct engine *engine, const struct engine_plan *plan) {
+  bool training = plan->use == ENGINE_TRAIN;
+  engine->sums.begin = engine->side.begin;
+  engine->sums.size = training ? engine->side.size : 0;
+  engine->total_count = TOTAL_SQUARES + (training ? (size_t)engine->side.layout.count : 0);
   TRY(device_allocate(engine->device, MEMORY_OPTIMIZER, &engine->sums.sums, sums_bytes(engine)));
-  engine->sums.faults = engine->sums.sums + engine->sums.size + 1;
-  return device_host_allocate(engine->device, &engine->host_sums, sums_bytes(engine));
+  TRY(device_allocate(engine->device, MEMORY_OPTIMIZER, &engine->totals, totals_bytes(engine)));
+  engine->sums.loss = engine->totals + TOTAL_LOSS;
+  engine->sums.faults = engine->totals + TOTAL_FAULTS;
+  return device_host_allocate(engine->device, &engine->host_totals, totals_bytes(engine));
+}
+
+static int open_buffers(struct engine *engine, const struct options *options, const struct engine_plan *plan,
+                        const struct pipeline *order) {
+  struct side *side = engine->has_side ? &engine->side : NULL;
+  bool scores = stage_ends(&engine->stage) && plan->use != ENGINE_TAPS;
+  if (scores) TRY(head_open(&engine->head, &engine->backbone, side, engine->capacity));
+  TRY(open_source(engine, options, plan, order->slots));
+  TRY(open_sums(engine, plan));
+  TRY(lanes_open(&engine->lanes, &(struct lanes_parts){.device = engine->device,
+                                                       .source = &engine->source,
+                                                       .side = side,
+                                                       .head = scores ? &engine->head : NULL,
+                                                       .sums = &engine->sums,
+                                                       .order = *order,
+                                                       .capacity = engine->capacity,
+                                                       .samples = plan->samples}));
+  engine->batch = &engine->lanes.slots[0].batch;
+  return OK;
+}
+
+static int check_stages(const struct model_config *config, int stages) {
+  if (stages <= config->layers) return OK;
+  return fail(ERR_USAGE, "--pipeline-stages %d: the model has %d layers, and a stage needs one", stages,
+              config->layers);
 }
 
 static int open_with_file(struct engine *engine, struct backbone_file *file, const struct options *options,
-                          const struct comm *comm, const struct engine_plan *plan) {
+                          const struct engine_plan *plan) {
+  const struct model_config *config = backbone_file_config(file);
+  const struct grid *grid = engine->grid;
   memcpy(engine->digest, backbone_file_digest(file), sizeof engine->digest);
   TRY(backbone_file_tokenizer(file, &engine->tokenizer));
-  TRY(open_device(engine, options, backbone_file_config(file), comm, plan->use));
+  TRY(check_stages(config, grid->stages));
+  engine->stage = stage_share(config, plan->label_share, grid->stages, grid->stage);
+  TRY(open_device(engine, options, config, plan->use));
+  struct pipeline order = pipeline_make(grid->stages, grid->stage, plan->use == ENGINE_TRAIN,
+                                        engine->device->lanes_overlap && plan->use != ENGINE_GENERATE);
   if (plan->use == ENGINE_TRAIN || plan->use == ENGINE_TAPS) TRY(measure_peak(engine));
-  TRY(backbone_open(&engine->backbone, engine->device, file, engine->capacity, plan->positions));
-  TRY(open_side(engine, options, plan));
-  return open_buffers(engine, options, plan);
+  TRY(backbone_open(&engine->backbone, engine->device, file, &engine->stage, engine->capacity, plan->positions));
+  TRY(open_side(engine, options, plan, &order));
+  return open_buffers(engine, options, plan, &order);
 }
 
-int engine_open(struct engine *engine, const struct options *options, const struct comm *comm,
+int engine_open(struct engine *engine, const struct options *options, const struct grid *grid,
                 const struct engine_plan *plan) {
-  *engine = (struct engine){.capacity = plan->capacity};
-  engine->threads = options->threads > 0 ? (int)options->threads : threads_of_rank(comm->local_size);
+  *engine = (struct engine){.capacity = plan->capacity, .grid = grid};
+  engine->threads = options->threads > 0 ? (int)options->threads : threads_of_rank(grid->world->local_size);
   struct backbone_file *file;
   TRY(backbone_file_open(&file, options->backbone));
-  int status = open_with_file(engine, file, options, comm, plan);
+  int status = open_with_file(engine, file, options, plan);
   backbone_file_close(&file);
   return status;
 }
 
+enum placement placement_of(const struct options *options) {
+  return strcmp(options->placement, "replicas") == 0 ? PLACE_REPLICAS : PLACE_STAGES;
+}
+
+static int reduce(void *context, int64_t first, int64_t end) {
+  struct engine *engine = context;
+  return transport_sum(engine->replicas, engine->sums.sums + ((size_t)first - engine->sums.begin),
+                       (size_t)(end - first), ELEMENT_I64);
+}
+
+int engine_connect(struct engine *engine) {
+  engine->reduction = (struct side_listener){.collected = reduce, .context = engine};
+  TRY(transport_open(&engine->world, engine->grid->world, engine->device));
+  TRY(transport_open(&engine->replicas, engine->grid->stage_comm, engine->device));
+  return lanes_connect(&engine->lanes, engine->grid->replica_comm);
+}
+
 void engine_close(struct engine *engine) {
+  lanes_close(&engine->lanes);
+  transport_close(&engine->replicas);
+  transport_close(&engine->world);
   if (engine->device) {
     head_close(&engine->head);
-    micro_batch_close(&engine->batch, engine->device);
     tap_source_close(&engine->source);
-    device_host_release(engine->device, &engine->host_sums);
+    device_host_release(engine->device, &engine->host_totals);
+    device_release(engine->device, MEMORY_OPTIMIZER, &engine->totals, totals_bytes(engine));
     device_release(engine->device, MEMORY_OPTIMIZER, &engine->sums.sums, sums_bytes(engine));
     side_close(&engine->side);
     backbone_close(&engine->backbone);
@@ -152,32 +215,43 @@ void engine_close(struct engine *engine) {
 
 /* ---- use ------------------------------------------------------------------------------------------------ */
 
-int engine_follow(struct engine *engine, struct kv_cache *side_cache, void **s) {
-  *s = NULL;
-  if (engine->has_side) TRY(side_forward(&engine->side, &engine->batch, &engine->taps, side_cache, s));
-  return head_forward(&engine->head, &engine->batch, &engine->taps, *s);
+int engine_decode(struct engine *engine, struct kv_cache *backbone_cache, struct kv_cache *side_cache) {
+  struct taps *taps = &engine->lanes.slots[0].taps;
+  TRY(tap_source_run(&engine->source, 0, engine->batch, backbone_cache, taps));
+  if (!engine->has_side) return head_forward(&engine->head, engine->batch, taps, NULL);
+  struct side_frame *frame = &engine->side.frames[0];
+  TRY(side_forward(&engine->side, frame, engine->batch, taps, side_cache));
+  return head_forward(&engine->head, engine->batch, taps, frame->s_out);
 }
 
-int engine_forward(struct engine *engine, struct kv_cache *backbone_cache, struct kv_cache *side_cache, void **s) {
-  TRY(tap_source_run(&engine->source, &engine->batch, backbone_cache, &engine->taps));
-  return engine_follow(engine, side_cache, s);
+int engine_zero(struct engine *engine) {
+  TRY(device_zero(engine->device, engine->sums.sums, sums_bytes(engine)));
+  return device_zero(engine->device, engine->totals, totals_bytes(engine));
 }
 
-int engine_reduce(struct engine *engine, struct comm *comm) {
-  size_t bytes = sums_bytes(engine);
-  TRY(device_download(engine->device, engine->host_sums, engine->sums.sums, bytes));
-  TRY(comm_sum_i64(comm, engine->host_sums, engine->sums.size + 2));
-  TRY(device_upload(engine->device, engine->sums.sums, engine->host_sums, bytes));
-  int64_t faults = engine->host_sums[engine->sums.size + 1];
+int engine_reduce_nothing(struct engine *engine) {
+  const struct side_layout *layout = &engine->side.layout;
+  if (stage_ends(&engine->stage)) TRY(reduce(engine, layout->final_norm, (int64_t)layout->size));
+  for (int l = engine->stage.end - 1; l >= engine->stage.first; l--)
+    TRY(reduce(engine, side_layer_begin(layout, l), side_layer_end(layout, l)));
+  return OK;
+}
+
+int engine_share_totals(struct engine *engine) {
+  TRY(transport_sum(engine->world, engine->totals, engine->total_count, ELEMENT_I64));
+  TRY(lanes_wait(&engine->lanes, engine->world));
+  TRY(device_download(engine->device, engine->host_totals, engine->totals, totals_bytes(engine)));
+  int64_t faults = engine->host_totals[TOTAL_FAULTS];
   if (faults == 0) return OK;
-  return comm_agree(comm, fail(ERR_INPUT,
-                               "%lld values of the loss and its gradients are not finite or too large: lower --lr, set "
-                               "--clip, or look for damaged weights with inspect",
-                               (long long)faults));
+  return comm_agree(engine->grid->world,
+                    fail(ERR_INPUT,
+                         "%lld values of the loss and its gradients are not finite or too large: lower --lr, set "
+                         "--clip, or look for damaged weights with inspect",
+                         (long long)faults));
 }
 
 double engine_loss(const struct engine *engine) {
-  return (double)engine->host_sums[engine->sums.size] / (double)((int64_t)1 << FIXED_FRACTION_BITS);
+  return (double)engine->host_totals[TOTAL_LOSS] / (double)((int64_t)1 << FIXED_FRACTION_BITS);
 }
 
 double engine_flops(const struct engine *engine, int64_t tokens, int64_t labels, double squares) {
@@ -201,10 +275,19 @@ int64_t resident_peak(void) {
   return (int64_t)usage.ru_maxrss * 1024;
 }
 
-void engine_banner(const struct engine *engine, const struct comm *comm) {
+static void print_ranks(const struct engine *engine) {
+  const struct grid *grid = engine->grid;
+  const struct comm *comm = grid->world;
+  log_note("ranks      %d (%s), %d on this host (%s)", comm->size, comm->name, comm->local_size, comm->host);
+  if (grid->stages > 1)
+    log_note("grid       %d replicas of %d stages (%s); this rank: layers %d to %d of %d", grid->replicas, grid->stages,
+             transport_name(engine->replicas), engine->stage.first + 1, engine->stage.end, engine->stage.layers);
+}
+
+void engine_banner(const struct engine *engine) {
   const struct model_config *c = &engine->backbone.config;
   const size_t *bytes = engine->device->allocated;
-  log_note("ranks      %d (%s), %d on this host (%s)", comm->size, comm->name, comm->local_size, comm->host);
+  print_ranks(engine);
   log_note("device     %s", engine->device->description);
   log_note("backbone   %s, %d layers of %d, %d heads (%d for keys), vocabulary %d", c->architecture, c->layers,
            c->hidden, c->heads, c->kv_heads, c->vocabulary);

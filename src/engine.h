@@ -1,58 +1,78 @@
 /**
  * @file engine.h
- * What training, evaluation and generation share: a device with the backbone, a side network, the head, a micro-batch
- * and the taps between them, opened from the options. Everything is laid out here; nothing is allocated afterwards.
+ * What training, evaluation and generation share: a device with this rank's stage of the backbone, the side network and
+ * the head, the lanes that run micro-batches through them, and the ways to the other ranks, opened from the options.
+ * Everything is laid out here; nothing is allocated afterwards.
  */
 #ifndef QST_ENGINE_H
 #define QST_ENGINE_H
 
 #include "base/options.h"
-#include "comm/comm.h"
-#include "head.h"
+#include "comm/grid.h"
+#include "comm/transport.h"
 #include "io/checkpoint.h"
+#include "lanes.h"
 
 enum engine_use { ENGINE_TRAIN, ENGINE_EVALUATE, ENGINE_GENERATE, ENGINE_TAPS };
 
+/** What all ranks add up once a step: int64 on the device, in this order; the squares are doubles, of which all ranks but
+ *  one have zero. */
+enum { TOTAL_LOSS, TOTAL_FAULTS, TOTAL_STOP, TOTAL_SQUARES };
+
 struct engine {
   struct device *device;
+  const struct grid *grid;
+  struct stage stage;
   struct backbone backbone;
   struct side side;
   bool has_side;
-  struct head head;
-  struct micro_batch batch;
+  struct head head; /**< on the last stage */
   struct tap_source source;
-  struct taps taps; /**< of the micro-batch at hand */
+  struct lanes lanes;
+  struct micro_batch *batch; /**< the first slot's, for decoding */
   struct gradient_sums sums;
-  int64_t *host_sums;          /**< [sums.size + 2] staging of sums and faults */
-  int capacity;                /**< tokens of a micro-batch */
-  struct tokenizer *tokenizer; /**< NULL when the backbone has none */
-  char digest[33];             /**< of the backbone */
+  int64_t *totals, *host_totals; /**< [total_count] device, host */
+  size_t total_count;
+  struct transport *world;        /**< all ranks */
+  struct transport *replicas;     /**< the ranks of this stage */
+  struct side_listener reduction; /**< gives collected gradients to `replicas` */
+  int capacity;                   /**< tokens of a micro-batch */
+  struct tokenizer *tokenizer;    /**< NULL when the backbone has none */
+  char digest[33];                /**< of the backbone */
   int threads;
   double peak; /**< FLOP/s of a large product on this rank's device, measured at opening; 0 when not */
 };
 
 struct engine_plan {
   enum engine_use use;
-  int capacity;  /**< tokens of a micro-batch */
-  int samples;   /**< most samples of a micro-batch */
-  int positions; /**< longest sequence */
+  int capacity;       /**< tokens of a micro-batch */
+  int samples;        /**< most samples of a micro-batch */
+  int positions;      /**< longest sequence */
+  double label_share; /**< of all tokens: what the head costs */
 };
 
-/** Opens all of it on this rank. With ENGINE_TRAIN the side network has the shape of the options and zero parameters;
- *  otherwise it is read from options->side, or absent without. ENGINE_TAPS: the taps that one of the options' shape would
- *  read. Call comm_agree() on the result. */
-int engine_open(struct engine *engine, const struct options *options, const struct comm *comm,
+/** What --placement says. */
+enum placement placement_of(const struct options *options);
+
+/** Opens this rank's stage of all of it. With ENGINE_TRAIN the side network has the shape of the options and zero
+ *  parameters; otherwise it is read from options->side, or absent without. ENGINE_TAPS: the taps that one of the options'
+ *  shape would read. Not collective: call comm_agree() on the result, then engine_connect(). */
+int engine_open(struct engine *engine, const struct options *options, const struct grid *grid,
                 const struct engine_plan *plan);
+/** Connects the ranks. Collective. */
+int engine_connect(struct engine *engine);
 void engine_close(struct engine *engine);
 
-/** From engine->taps on: side_forward and head_forward; *s is s_L (NULL without a side network). */
-int engine_follow(struct engine *engine, struct kv_cache *side_cache, void **s);
-/** engine_follow() after the live backbone. Caches NULL but for decoding. */
-int engine_forward(struct engine *engine, struct kv_cache *backbone_cache, struct kv_cache *side_cache, void **s);
+/** Decoding, on a model that is whole on this rank: backbone, side network and head on engine->batch. */
+int engine_decode(struct engine *engine, struct kv_cache *backbone_cache, struct kv_cache *side_cache);
 
-/** The sums of all ranks, in place on the device and in host_sums. ERR_INPUT when a value was not finite. */
-int engine_reduce(struct engine *engine, struct comm *comm);
-/** The loss in host_sums, in nats, summed. */
+/** Before a pass of training or evaluation: all sums and totals are zero. */
+int engine_zero(struct engine *engine);
+/** Gives all gradients to the reduction, in the order of a backward pass: for a rank without a micro-batch of its own. */
+int engine_reduce_nothing(struct engine *engine);
+/** The totals of all ranks, on the device and in host_totals. ERR_INPUT when a value was not finite. Collective. */
+int engine_share_totals(struct engine *engine);
+/** The loss in host_totals, in nats, summed. */
 double engine_loss(const struct engine *engine);
 
 /** FLOPs of this model: the products of `tokens` tokens and `labels` label rows, attention over sequences whose lengths'
@@ -60,7 +80,7 @@ double engine_loss(const struct engine *engine);
 double engine_flops(const struct engine *engine, int64_t tokens, int64_t labels, double squares);
 
 /** One line a kind of memory and one for what runs where, on rank 0. */
-void engine_banner(const struct engine *engine, const struct comm *comm);
+void engine_banner(const struct engine *engine);
 
 /** Peak resident memory of this process in bytes. */
 int64_t resident_peak(void);

@@ -1,6 +1,6 @@
 /**
  * @file evaluate.h
- * The loss on held-out rows, shared by all ranks. The same bits on any number of ranks.
+ * The loss on held-out rows, shared by all ranks. The same bits on any grid.
  */
 #ifndef QST_EVALUATE_H
 #define QST_EVALUATE_H
@@ -13,8 +13,8 @@ struct evaluation {
   int64_t label_tokens;
 };
 
-/** Over the first `rows` rows of `data`. ERR_INPUT when they have no label. Overwrites the engine's sums. */
-int evaluate_loss(struct engine *engine, struct comm *comm, const struct token_file *data, int64_t rows,
-                  struct evaluation *out);
+/** Over the first `rows` rows of `data`. ERR_INPUT when they have no label. Overwrites the engine's sums; its lanes must have
+ *  nothing queued. Collective. */
+int evaluate_loss(struct engine *engine, const struct token_file *data, int64_t rows, struct evaluation *out);
 
 #endif

@@ -206,9 +206,8 @@ int generator_run(struct generator *generator, const struct generation_request *
     fill_free_slots(generator, requests, count, &next);
     int pieces = make_pieces(generator, requests);
     if (pieces == 0) return OK;
-    void *s;
-    TRY(micro_batch_load_pieces(&engine->batch, engine->device, generator->pieces, pieces, generator->slot_rows));
-    TRY(engine_forward(engine, &generator->backbone_cache, engine->has_side ? &generator->side_cache : NULL, &s));
+    TRY(micro_batch_load_pieces(engine->batch, engine->device, generator->pieces, pieces, generator->slot_rows));
+    TRY(engine_decode(engine, &generator->backbone_cache, engine->has_side ? &generator->side_cache : NULL));
     TRY(take_pieces(generator, requests, pieces, sink, context));
   }
 }

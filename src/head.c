@@ -128,8 +128,7 @@ static int chunk_loss(struct head *head, const struct micro_batch *batch, int fi
                                                                       .cols = head->backbone->config.vocabulary}));
   return device_fixed_total(
       head->device,
-      &(struct fixed_total_args){
-          .sum = sums->sums + sums->size, .faults = sums->faults, .x = head->loss, .count = (size_t)count});
+      &(struct fixed_total_args){.sum = sums->loss, .faults = sums->faults, .x = head->loss, .count = (size_t)count});
 }
 
 static int chunk_rows(const struct micro_batch *batch, int first) {

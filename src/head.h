@@ -42,7 +42,7 @@ int head_forward(struct head *head, const struct micro_batch *batch, const struc
 /** Logits of label rows first .. first + count (count ≤ LOGIT_ROWS) into head->logits. After head_forward(). */
 int head_logits(struct head *head, int first, int count);
 
-/** Adds the loss in nats, summed over the label rows, to sums->sums[sums->size]. After head_forward(). */
+/** Adds the loss in nats, summed over the label rows, to *sums->loss. After head_forward(). */
 int head_loss(struct head *head, const struct micro_batch *batch, struct gradient_sums *sums);
 
 /** head_loss(), and the gradients of the sum: those of mix, U, b and norm_side are added to `sums`, that of s_L goes to

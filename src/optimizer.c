@@ -12,48 +12,58 @@ int optimizer_open(struct optimizer *optimizer, struct side *side, const struct 
                                   .beta2 = (float)options->beta2,
                                   .epsilon = (float)options->epsilon,
                                   .decay = (float)options->weight_decay};
-  size_t bytes = side->layout.size * sizeof(float);
+  size_t bytes = side->size * sizeof(float);
   TRY(device_allocate(side->device, MEMORY_OPTIMIZER, &optimizer->m, bytes));
-  TRY(device_allocate(side->device, MEMORY_OPTIMIZER, &optimizer->v, bytes));
-  return device_allocate(side->device, MEMORY_OPTIMIZER, &optimizer->squares, sizeof(double));
+  return device_allocate(side->device, MEMORY_OPTIMIZER, &optimizer->v, bytes);
 }
 
 void optimizer_close(struct optimizer *optimizer) {
   if (!optimizer->side) return;
   struct device *device = optimizer->side->device;
-  size_t bytes = optimizer->side->layout.size * sizeof(float);
+  size_t bytes = optimizer->side->size * sizeof(float);
   device_release(device, MEMORY_OPTIMIZER, &optimizer->m, bytes);
   device_release(device, MEMORY_OPTIMIZER, &optimizer->v, bytes);
-  device_release(device, MEMORY_OPTIMIZER, &optimizer->squares, sizeof(double));
   *optimizer = (struct optimizer){0};
 }
 
-static int gradient_norm(struct optimizer *optimizer, double *norm) {
-  const struct side_layout *layout = &optimizer->side->layout;
-  struct device *device = optimizer->side->device;
-  double total = 0;
-  for (int i = 0; i < layout->count; i++) {
-    const struct side_tensor *tensor = &layout->tensors[i];
-    double squares = 0;
-    TRY(device_sum_squares(device, &(struct sum_squares_args){.result = optimizer->squares,
-                                                              .x = optimizer->side->gradient + tensor->offset,
-                                                              .count = side_tensor_size(tensor)}));
-    TRY(device_download(device, &squares, optimizer->squares, sizeof squares));
-    total += squares;
+static bool is_ours(const struct optimizer *optimizer, const struct side_tensor *tensor) {
+  const struct side *side = optimizer->side;
+  return tensor->offset >= side->begin && tensor->offset < side->begin + side->size;
+}
+
+int optimizer_gradient(struct optimizer *optimizer, const struct gradient_sums *sums, int64_t label_tokens,
+                       double *squares) {
+  struct side *side = optimizer->side;
+  TRY(device_fixed_get(
+      side->device,
+      &(struct fixed_get_args){
+          .y = side->gradient, .sums = sums->sums, .scale = 1.0 / (double)label_tokens, .count = side->size}));
+  for (int i = 0; squares && i < side->layout.count; i++) {
+    const struct side_tensor *tensor = &side->layout.tensors[i];
+    if (!is_ours(optimizer, tensor)) continue;
+    TRY(device_sum_squares(side->device, &(struct sum_squares_args){.result = squares + i,
+                                                                    .x = side_gradient(side, (int64_t)tensor->offset),
+                                                                    .count = side_tensor_size(tensor)}));
   }
-  *norm = sqrt(total);
   return OK;
+}
+
+double optimizer_norm(const struct side_layout *layout, const double *squares) {
+  double total = 0;
+  for (int i = 0; i < layout->count; i++) total += squares[i];
+  return sqrt(total);
 }
 
 static int update_tensor(struct optimizer *optimizer, const struct side_tensor *tensor, double scale, double lr,
                          int64_t step) {
   struct side *side = optimizer->side;
-  size_t at = tensor->offset;
-  return device_adamw(side->device, &(struct adamw_args){.master = side->master + at,
+  int64_t offset = (int64_t)tensor->offset;
+  size_t at = tensor->offset - side->begin;
+  return device_adamw(side->device, &(struct adamw_args){.master = side_master(side, offset),
                                                          .m = optimizer->m + at,
                                                          .v = optimizer->v + at,
-                                                         .weights = side_weight(side, (int64_t)at),
-                                                         .gradient = side->gradient + at,
+                                                         .weights = side_weight(side, offset),
+                                                         .gradient = side_gradient(side, offset),
                                                          .count = side_tensor_size(tensor),
                                                          .gradient_scale = (float)scale,
                                                          .lr = (float)lr,
@@ -64,16 +74,11 @@ static int update_tensor(struct optimizer *optimizer, const struct side_tensor *
                                                          .step = step});
 }
 
-int optimizer_step(struct optimizer *optimizer, const struct gradient_sums *sums, int64_t label_tokens, double lr,
-                   int64_t step, double *norm) {
-  struct side *side = optimizer->side;
-  TRY(device_fixed_get(
-      side->device,
-      &(struct fixed_get_args){
-          .y = side->gradient, .sums = sums->sums, .scale = 1.0 / (double)label_tokens, .count = side->layout.size}));
-  TRY(gradient_norm(optimizer, norm));
-  double scale = optimizer->clip > 0 && *norm > optimizer->clip ? optimizer->clip / *norm : 1.0;
-  for (int i = 0; i < side->layout.count; i++) TRY(update_tensor(optimizer, &side->layout.tensors[i], scale, lr, step));
+int optimizer_update(struct optimizer *optimizer, double norm, double lr, int64_t step) {
+  const struct side_layout *layout = &optimizer->side->layout;
+  double scale = optimizer->clip > 0 && norm > optimizer->clip ? optimizer->clip / norm : 1.0;
+  for (int i = 0; i < layout->count; i++)
+    if (is_ours(optimizer, &layout->tensors[i])) TRY(update_tensor(optimizer, &layout->tensors[i], scale, lr, step));
   return OK;
 }
 

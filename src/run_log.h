@@ -18,6 +18,7 @@ struct step_facts {
   int64_t tokens, label_tokens; /**< of all ranks */
   double flops;                 /**< of all ranks */
   double seconds;               /**< of this step */
+  enum stop_reason stop;        /**< why the run ends after it */
 };
 
 struct run_log {

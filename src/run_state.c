@@ -18,27 +18,43 @@ static void copy_digest(char out[33], const char *digest) {
   out[32] = 0;
 }
 
+/* Where a stage's numbers lie in the buffers of all of them. */
+static struct side_buffers part_of(const struct side_buffers *all, size_t begin, size_t size) {
+  size_t at = begin - all->begin;
+  return (struct side_buffers){
+      .flat = all->flat + at, .m = all->m + at, .v = all->v + at, .begin = begin, .size = size};
+}
+
+static int open_staging(struct run_state *run) {
+  const struct side *side = run->optimizer->side;
+  bool whole = run->grid->world->rank == 0;
+  run->all.begin = whole ? 0 : side->begin;
+  run->all.size = whole ? side->layout.size : side->size;
+  TRY(memory_array(&run->all.flat, 3 * run->all.size, sizeof *run->all.flat));
+  run->all.m = run->all.flat + run->all.size;
+  run->all.v = run->all.m + run->all.size;
+  run->own = part_of(&run->all, side->begin, side->size);
+  TRY(memory_array(&run->views, (size_t)side->layout.count, sizeof *run->views));
+  side_layout_views(&side->layout, &run->all, run->views);
+  return OK;
+}
+
 int run_state_open(struct run_state *run, struct optimizer *optimizer, const struct options *options,
-                   const char *backbone_digest, const char *data_digest) {
-  const struct side_layout *layout = &optimizer->side->layout;
+                   const struct grid *grid, const char *backbone_digest, const char *data_digest) {
   *run = (struct run_state){.state = {.best_loss = INFINITY, .best_step = -1},
                             .folder = {.path = options->out, .keep = options->keep, .lock = -1},
                             .optimizer = optimizer,
-                            .options = options};
+                            .options = options,
+                            .grid = grid};
   copy_digest(run->state.backbone, backbone_digest);
   copy_digest(run->state.data, data_digest);
   TRY(options_print(options, true, &run->state.settings));
-  TRY(memory_array(&run->flat, 3 * layout->size, sizeof *run->flat));
-  run->m = run->flat + layout->size;
-  run->v = run->m + layout->size;
-  TRY(memory_array(&run->views, (size_t)layout->count, sizeof *run->views));
-  side_layout_views(layout, run->flat, run->m, run->v, run->views);
-  return OK;
+  return open_staging(run);
 }
 
 void run_state_close(struct run_state *run) {
   buffer_free(&run->state.settings);
-  free(run->flat);
+  free(run->all.flat);
   free(run->views);
   if (run->options) run_folder_unlock(&run->folder);
   *run = (struct run_state){0};
@@ -49,10 +65,10 @@ void run_state_close(struct run_state *run) {
 /* From the staging to the device. */
 static int upload(struct run_state *run) {
   struct side *side = run->optimizer->side;
-  size_t bytes = side->layout.size * sizeof(float);
-  TRY(side_upload(side, run->flat));
-  TRY(device_upload(side->device, run->optimizer->m, run->m, bytes));
-  return device_upload(side->device, run->optimizer->v, run->v, bytes);
+  size_t bytes = side->size * sizeof(float);
+  TRY(side_upload(side, run->own.flat));
+  TRY(device_upload(side->device, run->optimizer->m, run->own.m, bytes));
+  return device_upload(side->device, run->optimizer->v, run->own.v, bytes);
 }
 
 /* The first line of `ours` that is not in `theirs`, into `line`; false when there is none. */
@@ -92,7 +108,7 @@ static int resume(struct run_state *run, int64_t step) {
   int status;
   TRY_GOTO(status, cleanup, checkpoint_open(&source, path));
   TRY_GOTO(status, cleanup, check_same_run(run, source, path));
-  TRY_GOTO(status, cleanup, side_source_read(source, &run->optimizer->side->layout, run->flat, run->m, run->v));
+  TRY_GOTO(status, cleanup, side_source_read(source, &run->optimizer->side->layout, &run->own));
   const struct checkpoint_state *stored = checkpoint_state(source);
   run->state.step = stored->step;
   run->state.best_loss = stored->best_loss;
@@ -108,13 +124,14 @@ static int initialize(struct run_state *run) {
   const struct side_layout *layout = &run->optimizer->side->layout;
   const char *from = run->options->init;
   if (!from) {
-    side_layout_initialize(layout, (uint64_t)run->options->seed, run->flat);
+    side_layout_initialize(layout, (uint64_t)run->options->seed, &run->own);
     return upload(run);
   }
   struct checkpoint *source;
   TRY(checkpoint_open(&source, from));
   int status = side_source_check_backbone(source, from, run->state.backbone);
-  if (status == OK) status = fail_at(side_source_read(source, layout, run->flat, NULL, NULL), "--init");
+  struct side_buffers parameters = {.flat = run->own.flat, .begin = run->own.begin, .size = run->own.size};
+  if (status == OK) status = fail_at(side_source_read(source, layout, &parameters), "--init");
   if (status == OK) status = upload(run);
   checkpoint_close(&source);
   return status;
@@ -140,7 +157,8 @@ cleanup:
   return status;
 }
 
-int run_state_start(struct run_state *run, struct comm *comm) {
+int run_state_start(struct run_state *run) {
+  struct comm *comm = run->grid->world;
   int64_t newest = -1;
   TRY(comm_agree(comm, comm->rank == 0 ? prepare_folder(run, &newest) : OK));
   TRY(comm_broadcast(comm, &newest, sizeof newest, 0));
@@ -153,12 +171,48 @@ int run_state_start(struct run_state *run, struct comm *comm) {
 
 /* ---- saving --------------------------------------------------------------------------------------------- */
 
-int run_state_save(struct run_state *run, int64_t step) {
+static int download(struct run_state *run) {
   const struct side *side = run->optimizer->side;
-  size_t bytes = side->layout.size * sizeof(float);
-  TRY(device_download(side->device, run->flat, side->master, bytes));
-  TRY(device_download(side->device, run->m, run->optimizer->m, bytes));
-  TRY(device_download(side->device, run->v, run->optimizer->v, bytes));
+  size_t bytes = side->size * sizeof(float);
+  TRY(device_download(side->device, run->own.flat, side->master, bytes));
+  TRY(device_download(side->device, run->own.m, run->optimizer->m, bytes));
+  return device_download(side->device, run->own.v, run->optimizer->v, bytes);
+}
+
+static int send_part(struct comm *replica, const struct side_buffers *own) {
+  uint64_t place[2] = {own->begin, own->size};
+  size_t bytes = own->size * sizeof(float);
+  TRY(comm_send(replica, place, sizeof place, 0));
+  TRY(comm_send(replica, own->flat, bytes, 0));
+  TRY(comm_send(replica, own->m, bytes, 0));
+  return comm_send(replica, own->v, bytes, 0);
+}
+
+static int receive_part(struct comm *replica, int stage, const struct side_buffers *all) {
+  uint64_t place[2];
+  TRY(comm_receive(replica, place, sizeof place, stage));
+  struct side_buffers part = part_of(all, (size_t)place[0], (size_t)place[1]);
+  size_t bytes = part.size * sizeof(float);
+  TRY(comm_receive(replica, part.flat, bytes, stage));
+  TRY(comm_receive(replica, part.m, bytes, stage));
+  return comm_receive(replica, part.v, bytes, stage);
+}
+
+/* Of the first replica, whose first stage is rank 0. */
+static int gather(struct run_state *run) {
+  struct comm *replica = run->grid->replica_comm;
+  if (run->grid->replica > 0) return OK;
+  if (run->grid->stage > 0) return send_part(replica, &run->own);
+  for (int stage = 1; stage < run->grid->stages; stage++) TRY(receive_part(replica, stage, &run->all));
+  return OK;
+}
+
+int run_state_save(struct run_state *run, int64_t step) {
+  struct comm *comm = run->grid->world;
+  TRY(comm_agree(comm, run->grid->replica == 0 ? download(run) : OK));
+  TRY(gather(run));
   run->state.step = step;
-  return run_folder_save(&run->folder, &run->state, run->views, side->layout.count);
+  return comm_agree(
+      comm,
+      comm->rank > 0 ? OK : run_folder_save(&run->folder, &run->state, run->views, run->optimizer->side->layout.count));
 }

@@ -74,8 +74,8 @@ static int rotate(struct side *side, void *qkv, const struct micro_batch *batch,
                                                        .inverse = inverse});
 }
 
-static struct side_activations *set_of(const struct side *side, int l) {
-  return &side->sets[l % side->set_count];
+static struct side_activations *set_of(const struct side *side, const struct side_frame *frame, int l) {
+  return &frame->sets[(l - side->stage.first) % side->set_count];
 }
 
 /* ---- downsample ----------------------------------------------------------------------------------------- */
@@ -158,10 +158,10 @@ static int down_backward(struct side *side, int l, const struct down_activations
 /* ---- one layer ------------------------------------------------------------------------------------------ */
 
 /* v = u + Attention(RMSNorm(u)) */
-static int attention_forward(struct side *side, int l, const struct micro_batch *batch, struct kv_cache *cache) {
+static int attention_forward(struct side *side, struct side_activations *a, int l, const struct micro_batch *batch,
+                             struct kv_cache *cache) {
   const struct side_shape *shape = &side->layout.shape;
   const struct side_layer_layout *at = &side->layout.layers[l];
-  struct side_activations *a = set_of(side, l);
   int rows = batch->rows, q = shape->heads * shape->head_dim, kv = shape->kv_heads * shape->head_dim;
   TRY(normalize(side, a->normed_u, a->rstd_u, a->u, at->input_norm, rows));
   TRY(multiply(side, a->qkv, a->normed_u, at->qkv, rows, side_qkv(shape), shape->width, at->qkv_bias, NULL));
@@ -195,10 +195,9 @@ static int attention_forward(struct side *side, int l, const struct micro_batch 
 }
 
 /* s = v + SwiGLU(RMSNorm(v)) */
-static int feed_forward(struct side *side, int l, int rows) {
+static int feed_forward(struct side *side, struct side_activations *a, int l, int rows) {
   const struct side_shape *shape = &side->layout.shape;
   const struct side_layer_layout *at = &side->layout.layers[l];
-  struct side_activations *a = set_of(side, l);
   int ff = shape->feed_forward, width = shape->width;
   TRY(normalize(side, a->normed_v, a->rstd_v, a->v, at->post_norm, rows));
   TRY(multiply(side, a->gate_up, a->normed_v, at->gate_up, rows, 2 * ff, width, SIDE_ABSENT, NULL));
@@ -207,10 +206,9 @@ static int feed_forward(struct side *side, int l, int rows) {
 }
 
 /* ds ← gradient of v */
-static int feed_forward_backward(struct side *side, int l, int rows, void *ds) {
+static int feed_forward_backward(struct side *side, struct side_activations *a, int l, int rows, void *ds) {
   const struct side_shape *shape = &side->layout.shape;
   const struct side_layer_layout *at = &side->layout.layers[l];
-  struct side_activations *a = set_of(side, l);
   int ff = shape->feed_forward, width = shape->width;
   TRY(multiply_backward(side, side->d_product, ds, a->product, at->down, rows, width, ff, SIDE_ABSENT));
   TRY(device_swiglu_backward(
@@ -220,9 +218,8 @@ static int feed_forward_backward(struct side *side, int l, int rows, void *ds) {
   return normalize_backward(side, ds, side->d_width, a->v, a->rstd_v, at->post_norm, rows);
 }
 
-static int heads_backward(struct side *side, int l, const struct micro_batch *batch) {
+static int heads_backward(struct side *side, struct side_activations *a, const struct micro_batch *batch) {
   const struct side_shape *shape = &side->layout.shape;
-  struct side_activations *a = set_of(side, l);
   size_t q = (size_t)shape->heads * (size_t)shape->head_dim, kv = (size_t)shape->kv_heads * (size_t)shape->head_dim;
   return device_attention_backward(
       side->device, &(struct attention_backward_args){.dq = side->d_qkv,
@@ -245,13 +242,13 @@ static int heads_backward(struct side *side, int l, const struct micro_batch *ba
 }
 
 /* ds: gradient of v → gradient of u */
-static int attention_backward(struct side *side, int l, const struct micro_batch *batch, void *ds) {
+static int attention_backward(struct side *side, struct side_activations *a, int l, const struct micro_batch *batch,
+                              void *ds) {
   const struct side_shape *shape = &side->layout.shape;
   const struct side_layer_layout *at = &side->layout.layers[l];
-  struct side_activations *a = set_of(side, l);
   int rows = batch->rows, q = shape->heads * shape->head_dim;
   TRY(multiply_backward(side, side->d_attended, ds, a->attended, at->o, rows, shape->width, q, SIDE_ABSENT));
-  TRY(heads_backward(side, l, batch));
+  TRY(heads_backward(side, a, batch));
   TRY(rotate(side, side->d_qkv, batch, true));
   TRY(multiply_backward(side, side->d_width, side->d_qkv, a->normed_u, at->qkv, rows, side_qkv(shape), shape->width,
                         at->qkv_bias));
@@ -260,64 +257,87 @@ static int attention_backward(struct side *side, int l, const struct micro_batch
 
 /* ---- the whole ------------------------------------------------------------------------------------------ */
 
-int side_forward(struct side *side, const struct micro_batch *batch, const struct taps *taps, struct kv_cache *cache,
-                 void **s_out) {
+static const void *tap_of(const struct side *side, const struct taps *taps, int l) {
+  return taps_at(taps, side->device, l - side->stage.first);
+}
+
+/* s_{l−1} */
+static void *s_before(const struct side *side, const struct side_frame *frame, int l) {
+  if (l > side->stage.first) return set_of(side, frame, l - 1)->s;
+  return stage_begins(&side->stage) ? frame->embedding.out : frame->s_in;
+}
+
+static int layer_forward(struct side *side, struct side_frame *frame, int l, const struct micro_batch *batch,
+                         const struct taps *taps, struct kv_cache *cache) {
+  struct side_activations *a = set_of(side, frame, l);
+  TRY(down_forward(side, l, &a->down, tap_of(side, taps, l + 1), batch->rows));
+  TRY(device_gate(side->device, &(struct gate_args){.u = a->u,
+                                                    .d = a->down.out,
+                                                    .s = s_before(side, frame, l),
+                                                    .z = side_master(side, side->layout.layers[l].gate),
+                                                    .rows = batch->rows,
+                                                    .cols = side->layout.shape.width}));
+  TRY(attention_forward(side, a, l, batch, cache));
+  return feed_forward(side, a, l, batch->rows);
+}
+
+int side_forward(struct side *side, struct side_frame *frame, const struct micro_batch *batch, const struct taps *taps,
+                 struct kv_cache *cache) {
   if (batch->rows > side->capacity)
     return fail(ERR_INTERNAL, "a micro-batch of %d rows in a side network for %d", batch->rows, side->capacity);
-  TRY(down_forward(side, 0, &side->embedding, taps_layer(taps, side->device, 0), batch->rows));
-  const void *s = side->embedding.out;
-  for (int l = 0; l < side->layout.shape.layers; l++) {
-    struct side_activations *a = set_of(side, l);
-    TRY(down_forward(side, l, &a->down, taps_layer(taps, side->device, l + 1), batch->rows));
-    TRY(device_gate(side->device, &(struct gate_args){.u = a->u,
-                                                      .d = a->down.out,
-                                                      .s = s,
-                                                      .z = side_master(side, side->layout.layers[l].gate),
-                                                      .rows = batch->rows,
-                                                      .cols = side->layout.shape.width}));
-    TRY(attention_forward(side, l, batch, cache));
-    TRY(feed_forward(side, l, batch->rows));
-    s = a->s;
-  }
-  *s_out = set_of(side, side->layout.shape.layers - 1)->s;
+  if (stage_begins(&side->stage)) TRY(down_forward(side, 0, &frame->embedding, tap_of(side, taps, 0), batch->rows));
+  for (int l = side->stage.first; l < side->stage.end; l++) TRY(layer_forward(side, frame, l, batch, taps, cache));
+  frame->s_out = set_of(side, frame, side->stage.end - 1)->s;
   return OK;
 }
 
 int side_collect(struct side *side, int64_t first, int64_t end, struct gradient_sums *sums) {
-  return device_fixed_add(side->device, &(struct fixed_add_args){.sums = sums->sums + first,
+  return device_fixed_add(side->device, &(struct fixed_add_args){.sums = sums->sums + ((size_t)first - sums->begin),
                                                                  .faults = sums->faults,
                                                                  .x = side_gradient(side, first),
                                                                  .count = (size_t)(end - first)});
 }
 
 /* du (in ds) → gradient of D(h) in d_width and of s_{l−1} in ds */
-static int gate_backward(struct side *side, int l, int rows, const void *s_before, void *ds) {
-  struct side_activations *a = set_of(side, l);
+static int gate_backward(struct side *side, struct side_activations *a, int l, int rows, const void *s, void *ds) {
   int64_t gate = side->layout.layers[l].gate;
   return device_gate_backward(side->device, &(struct gate_backward_args){.dd = side->d_width,
                                                                          .ds = ds,
                                                                          .dz = side_gradient(side, gate),
                                                                          .du = ds,
                                                                          .d = a->down.out,
-                                                                         .s = s_before,
+                                                                         .s = s,
                                                                          .z = side_master(side, gate),
                                                                          .rows = rows,
                                                                          .cols = side->layout.shape.width});
 }
 
-int side_backward(struct side *side, const struct micro_batch *batch, const struct taps *taps, void *ds,
-                  struct gradient_sums *sums) {
+/* ds: gradient of s_l → gradient of s_{l−1} */
+static int layer_backward(struct side *side, struct side_frame *frame, int l, const struct micro_batch *batch,
+                          const struct taps *taps, struct gradient_sums *sums) {
+  struct side_activations *a = set_of(side, frame, l);
   const struct side_layout *layout = &side->layout;
-  for (int l = layout->shape.layers - 1; l >= 0; l--) {
-    const void *s_before = l > 0 ? set_of(side, l - 1)->s : side->embedding.out;
-    TRY(feed_forward_backward(side, l, batch->rows, ds));
-    TRY(attention_backward(side, l, batch, ds));
-    TRY(gate_backward(side, l, batch->rows, s_before, ds));
-    TRY(down_backward(side, l, &set_of(side, l)->down, taps_layer(taps, side->device, l + 1), side->d_width,
-                      batch->rows));
-    TRY(side_collect(side, side_layer_begin(layout, l), side_layer_end(layout, l), sums));
+  TRY(feed_forward_backward(side, a, l, batch->rows, frame->ds));
+  TRY(attention_backward(side, a, l, batch, frame->ds));
+  TRY(gate_backward(side, a, l, batch->rows, s_before(side, frame, l), frame->ds));
+  TRY(down_backward(side, l, &a->down, tap_of(side, taps, l + 1), side->d_width, batch->rows));
+  return side_collect(side, side_layer_begin(layout, l), side_layer_end(layout, l), sums);
+}
+
+/* The embedding's tap goes through layer 1's module once more: its gradients are collected a second time. */
+static int embedding_backward(struct side *side, struct side_frame *frame, const struct micro_batch *batch,
+                              const struct taps *taps, struct gradient_sums *sums) {
+  TRY(down_backward(side, 0, &frame->embedding, tap_of(side, taps, 0), frame->ds, batch->rows));
+  return side_collect(side, side_layer_begin(&side->layout, 0), side->layout.layers[0].gate, sums);
+}
+
+int side_backward(struct side *side, struct side_frame *frame, const struct micro_batch *batch, const struct taps *taps,
+                  struct gradient_sums *sums, const struct side_listener *listener) {
+  for (int l = side->stage.end - 1; l >= side->stage.first; l--) {
+    TRY(layer_backward(side, frame, l, batch, taps, sums));
+    if (l == 0) TRY(embedding_backward(side, frame, batch, taps, sums));
+    if (listener)
+      TRY(listener->collected(listener->context, side_layer_begin(&side->layout, l), side_layer_end(&side->layout, l)));
   }
-  /* The embedding's tap goes through layer 1's module once more: its gradients are collected a second time. */
-  TRY(down_backward(side, 0, &side->embedding, taps_layer(taps, side->device, 0), ds, batch->rows));
-  return side_collect(side, side_layer_begin(layout, 0), layout->layers[0].gate, sums);
+  return OK;
 }

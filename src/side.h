@@ -45,59 +45,88 @@ struct side_activations {
   float *rstd_u, *rstd_v;  /**< [T] */
 };
 
-/** Sums of gradients over micro-batches, order-independent (kernels/device.h, fixed_add), one for each trained number,
- *  then one for the loss. Device memory. */
+/** Sums of gradients over micro-batches, order-independent (kernels/device.h, fixed_add), one for each trained number of
+ *  the stage. Device memory. */
 struct gradient_sums {
-  int64_t *sums;   /**< [size + 1]: gradients in the layout's order, the loss in sums[size] */
+  int64_t *sums;   /**< [size] in the layout's order from `begin` on */
+  int64_t *loss;   /**< [1] */
   int64_t *faults; /**< [1] values that were not finite or too large */
-  size_t size;
+  size_t begin, size;
+};
+
+/** What the forward pass of one micro-batch leaves for its backward pass, and what goes to and comes from the neighbouring
+ *  stages. Between stages several micro-batches are on their way. */
+struct side_frame {
+  struct side_activations *sets;     /**< [set_count] one a layer in training, two in turn otherwise */
+  struct down_activations embedding; /**< of h_0; on the first stage */
+  void *s_in;                        /**< [T, width] s of the layer before this stage's; not on the first */
+  void *s_out;                       /**< [T, width] s of this stage's last layer, after side_forward() */
+  void *ds;                          /**< [T, width] gradient of s_out, then that of s_in; training only */
 };
 
 struct side {
   struct device *device;
-  struct side_layout layout;
+  struct side_layout layout; /**< of the whole side network */
+  struct stage stage;
   struct rope_table rope;
   int capacity;
   bool training;
-  /* parameters, by the layout */
-  float *master;   /**< fp32 */
-  void *weights;   /**< act copies, what matrices are multiplied with */
-  float *gradient; /**< fp32 scratch; training only */
-  /* activations: one set a layer in training, two in turn otherwise */
-  struct side_activations *sets;
-  struct down_activations embedding; /**< of h_0 */
-  int set_count;
-  void *block; /**< device memory of all sets */
+  /* parameters of the stage, by the layout from `begin` on */
+  size_t begin, size; /**< floats */
+  float *master;      /**< fp32 [size] */
+  void *weights;      /**< act copies, what matrices are multiplied with */
+  float *gradient;    /**< fp32 scratch; training only */
+  /* activations */
+  struct side_frame *frames; /**< [frame_count] */
+  int frame_count, set_count;
+  void *block; /**< device memory of all frames */
   size_t block_bytes;
   /* gradients of activations, reused by all layers; training only */
   void *d_width, *d_wide, *d_product, *d_qkv, *d_attended, *d_low;
 };
 
-/** `positions`: longest sequence. Parameters are zero until side_upload(). */
+/** How a side network is held. */
+struct side_use {
+  struct stage stage;
+  int capacity;  /**< tokens of a micro-batch */
+  int positions; /**< longest sequence */
+  int frames;    /**< micro-batches between their forward and their backward pass */
+  bool training;
+};
+
+/** Parameters are zero until side_upload(). */
 int side_open(struct side *side, struct device *device, const struct model_config *config,
-              const struct side_shape *shape, int capacity, int positions, bool training);
+              const struct side_shape *shape, const struct side_use *use);
 void side_close(struct side *side);
 
-/** Sets the parameters from host fp32 [layout.size]. */
+/** Sets the stage's parameters from host fp32 [side->size]. */
 int side_upload(struct side *side, const float *flat);
 
-/** *s_out: act [rows, width], s_L; valid until the next forward. */
-int side_forward(struct side *side, const struct micro_batch *batch, const struct taps *taps, struct kv_cache *cache,
-                 void **s_out);
+/** Runs the stage's layers: from the frame's s_in, on the first stage from tap 0, to its s_out. `cache` NULL but for
+ *  decoding. */
+int side_forward(struct side *side, struct side_frame *frame, const struct micro_batch *batch, const struct taps *taps,
+                 struct kv_cache *cache);
 
-/** ds: act [rows, width], the gradient of s_L; overwritten. Adds all gradients of the layers to `sums`. */
-int side_backward(struct side *side, const struct micro_batch *batch, const struct taps *taps, void *ds,
-                  struct gradient_sums *sums);
+/** Called when all that a micro-batch adds to sums [first, end) of the layout was given to the device. */
+struct side_listener {
+  int (*collected)(void *context, int64_t first, int64_t end);
+  void *context;
+};
 
-/** Parts of the flat buffers. */
+/** From the gradient of s_out in the frame's ds to that of s_in there. Adds the gradients of the stage's layers to `sums`,
+ *  the last layer first, and tells the listener, when there is one. */
+int side_backward(struct side *side, struct side_frame *frame, const struct micro_batch *batch, const struct taps *taps,
+                  struct gradient_sums *sums, const struct side_listener *listener);
+
+/** Parts of the flat buffers, by the layout's offsets. */
 static inline float *side_master(const struct side *side, int64_t offset) {
-  return side->master + offset;
+  return side->master + ((size_t)offset - side->begin);
 }
 static inline void *side_weight(const struct side *side, int64_t offset) {
-  return device_act_at(side->device, side->weights, (size_t)offset);
+  return device_act_at(side->device, side->weights, (size_t)offset - side->begin);
 }
 static inline float *side_gradient(const struct side *side, int64_t offset) {
-  return side->gradient + offset;
+  return side->gradient + ((size_t)offset - side->begin);
 }
 /** Adds gradient[first, end) to the sums. */
 int side_collect(struct side *side, int64_t first, int64_t end, struct gradient_sums *sums);

@@ -198,11 +198,16 @@ static void initialize_vector(const struct side_tensor *tensor, float *values) {
   set_all(values, side_tensor_size(tensor), is_gate ? 0.5f : is_bias ? 0.0f : 1.0f);
 }
 
-void side_layout_initialize(const struct side_layout *layout, uint64_t seed, float *flat) {
-  memset(flat, 0, layout->size * sizeof *flat);
+static bool holds(const struct side_buffers *buffers, const struct side_tensor *tensor) {
+  return tensor->offset >= buffers->begin && tensor->offset < buffers->begin + buffers->size;
+}
+
+void side_layout_initialize(const struct side_layout *layout, uint64_t seed, const struct side_buffers *buffers) {
+  memset(buffers->flat, 0, buffers->size * sizeof *buffers->flat);
   for (int i = 0; i < layout->count; i++) {
     const struct side_tensor *tensor = &layout->tensors[i];
-    float *values = flat + tensor->offset;
+    if (!holds(buffers, tensor)) continue;
+    float *values = buffers->flat + (tensor->offset - buffers->begin);
     bool zero = layout->shape.mix == MIX_RESIDUAL && (int64_t)tensor->offset == layout->upsample;
     if (tensor->cols == 0) {
       initialize_vector(tensor, values);
@@ -213,14 +218,21 @@ void side_layout_initialize(const struct side_layout *layout, uint64_t seed, flo
   }
 }
 
-void side_layout_views(const struct side_layout *layout, float *flat, float *m, float *v, struct named_tensor *views) {
+void side_layout_views(const struct side_layout *layout, const struct side_buffers *buffers,
+                       struct named_tensor *views) {
   for (int i = 0; i < layout->count; i++) {
     const struct side_tensor *tensor = &layout->tensors[i];
-    views[i] = (struct named_tensor){.name = tensor->name,
-                                     .rows = tensor->rows,
-                                     .cols = tensor->cols,
-                                     .data = flat + tensor->offset,
-                                     .m = m ? m + tensor->offset : NULL,
-                                     .v = v ? v + tensor->offset : NULL};
+    views[i] = (struct named_tensor){.name = tensor->name, .rows = tensor->rows, .cols = tensor->cols};
+    if (!holds(buffers, tensor)) continue;
+    size_t at = tensor->offset - buffers->begin;
+    views[i].data = buffers->flat + at;
+    if (buffers->m) views[i].m = buffers->m + at;
+    if (buffers->v) views[i].v = buffers->v + at;
   }
+}
+
+void side_layout_span(const struct side_layout *layout, const struct stage *stage, size_t *begin, size_t *size) {
+  size_t end = stage_ends(stage) ? layout->size : (size_t)side_layer_begin(layout, stage->end);
+  *begin = (size_t)side_layer_begin(layout, stage->first);
+  *size = end - *begin;
 }

@@ -14,6 +14,7 @@
 #include "io/checkpoint.h"
 #include "io/model_config.h"
 #include "kernels/device.h"
+#include "stage.h"
 
 enum downsample { DOWNSAMPLE_ADAPTER, DOWNSAMPLE_LORA, DOWNSAMPLE_LINEAR, DOWNSAMPLE_MAXPOOL, DOWNSAMPLE_AVGPOOL };
 
@@ -91,15 +92,25 @@ static inline int64_t side_layer_end(const struct side_layout *layout, int l) {
   return l + 1 < layout->shape.layers ? side_layer_begin(layout, l + 1) : layout->final_norm;
 }
 
+/** The part of the flat buffer that a stage holds: the tensors of its layers, on the last stage also the head's. */
+void side_layout_span(const struct side_layout *layout, const struct stage *stage, size_t *begin, size_t *size);
+
 static inline size_t side_tensor_size(const struct side_tensor *tensor) {
   return (size_t)tensor->rows * (size_t)(tensor->cols ? tensor->cols : 1);
 }
 
-/** Initial values into flat[layout->size]: matrices normal with standard deviation 0.02 (the upsample zero with
- *  MIX_RESIDUAL), norms 1, biases 0, gates 0.5, mix weight 1. Depends on the seed and the tensor alone. */
-void side_layout_initialize(const struct side_layout *layout, uint64_t seed, float *flat);
+/** Flat host buffers of the numbers from `begin` on; m and v may be NULL. */
+struct side_buffers {
+  float *flat, *m, *v; /**< [size] */
+  size_t begin, size;
+};
 
-/** Views of the tensors in flat buffers, as checkpoints want them; m and v may be NULL. views: [layout->count]. */
-void side_layout_views(const struct side_layout *layout, float *flat, float *m, float *v, struct named_tensor *views);
+/** Initial values into buffers->flat: matrices normal with standard deviation 0.02 (the upsample zero with
+ *  MIX_RESIDUAL), norms 1, biases 0, gates 0.5, mix weight 1. Depends on the seed and the tensor alone. */
+void side_layout_initialize(const struct side_layout *layout, uint64_t seed, const struct side_buffers *buffers);
+
+/** Views of all tensors, as checkpoints want them; those outside of the buffers get no data. views: [layout->count]. */
+void side_layout_views(const struct side_layout *layout, const struct side_buffers *buffers,
+                       struct named_tensor *views);
 
 #endif

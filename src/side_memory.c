@@ -1,4 +1,5 @@
-/* The side network's memory: one device block for all activations, cut into the pieces of each layer. */
+/* The side network's memory: one device block for all activations, cut into frames, and these into the pieces of each
+ * layer. */
 #include <stdlib.h>
 
 #include "base/error.h"
@@ -63,14 +64,25 @@ static void cut_gradients(struct cutter *cutter, struct side *side) {
   side->d_low = cut_act(cutter, side, shape->rank);
 }
 
+static void cut_frame(struct cutter *cutter, const struct side *side, struct side_frame *frame) {
+  int width = side->layout.shape.width;
+  if (stage_begins(&side->stage))
+    cut_down(cutter, side, &frame->embedding);
+  else
+    frame->s_in = cut_act(cutter, side, width);
+  for (int i = 0; i < side->set_count; i++) cut_set(cutter, side, &frame->sets[i]);
+  if (side->training) frame->ds = cut_act(cutter, side, width);
+}
+
 static void cut_all(struct cutter *cutter, struct side *side) {
-  cut_down(cutter, side, &side->embedding);
-  for (int i = 0; i < side->set_count; i++) cut_set(cutter, side, &side->sets[i]);
+  for (int i = 0; i < side->frame_count; i++) cut_frame(cutter, side, &side->frames[i]);
   if (side->training) cut_gradients(cutter, side);
 }
 
 static int open_activations(struct side *side) {
-  TRY(memory_array(&side->sets, (size_t)side->set_count, sizeof *side->sets));
+  TRY(memory_array(&side->frames, (size_t)side->frame_count, sizeof *side->frames));
+  for (int i = 0; i < side->frame_count; i++)
+    TRY(memory_array(&side->frames[i].sets, (size_t)side->set_count, sizeof *side->frames[i].sets));
   struct cutter measure = {0};
   cut_all(&measure, side);
   side->block_bytes = measure.used;
@@ -81,34 +93,37 @@ static int open_activations(struct side *side) {
 }
 
 int side_open(struct side *side, struct device *device, const struct model_config *config,
-              const struct side_shape *shape, int capacity, int positions, bool training) {
-  *side = (struct side){.device = device, .capacity = capacity, .training = training};
+              const struct side_shape *shape, const struct side_use *use) {
+  *side = (struct side){.device = device,
+                        .stage = use->stage,
+                        .capacity = use->capacity,
+                        .training = use->training,
+                        .frame_count = use->frames};
   TRY(side_layout_open(&side->layout, shape));
-  side->set_count = training ? shape->layers : 2;
-  TRY(rope_table_open(&side->rope, device, config, shape->head_dim, positions));
-  size_t size = side->layout.size;
-  TRY(device_allocate(device, MEMORY_OPTIMIZER, &side->master, size * sizeof(float)));
-  TRY(device_allocate(device, MEMORY_OPTIMIZER, &side->weights, device_act_bytes(device, size)));
-  if (training) TRY(device_allocate(device, MEMORY_OPTIMIZER, &side->gradient, size * sizeof(float)));
+  side_layout_span(&side->layout, &side->stage, &side->begin, &side->size);
+  side->set_count = side->training ? stage_depth(&side->stage) : 2;
+  TRY(rope_table_open(&side->rope, device, config, shape->head_dim, use->positions));
+  TRY(device_allocate(device, MEMORY_OPTIMIZER, &side->master, side->size * sizeof(float)));
+  TRY(device_allocate(device, MEMORY_OPTIMIZER, &side->weights, device_act_bytes(device, side->size)));
+  if (side->training) TRY(device_allocate(device, MEMORY_OPTIMIZER, &side->gradient, side->size * sizeof(float)));
   return open_activations(side);
 }
 
 void side_close(struct side *side) {
   struct device *device = side->device;
   if (!device) return;
-  size_t size = side->layout.size;
   device_release(device, MEMORY_SIDE, &side->block, side->block_bytes);
-  device_release(device, MEMORY_OPTIMIZER, &side->master, size * sizeof(float));
-  device_release(device, MEMORY_OPTIMIZER, &side->weights, device_act_bytes(device, size));
-  device_release(device, MEMORY_OPTIMIZER, &side->gradient, size * sizeof(float));
+  device_release(device, MEMORY_OPTIMIZER, &side->master, side->size * sizeof(float));
+  device_release(device, MEMORY_OPTIMIZER, &side->weights, device_act_bytes(device, side->size));
+  device_release(device, MEMORY_OPTIMIZER, &side->gradient, side->size * sizeof(float));
   rope_table_close(&side->rope, device);
-  free(side->sets);
+  for (int i = 0; side->frames && i < side->frame_count; i++) free(side->frames[i].sets);
+  free(side->frames);
   side_layout_close(&side->layout);
   *side = (struct side){0};
 }
 
 int side_upload(struct side *side, const float *flat) {
-  size_t size = side->layout.size;
-  TRY(device_upload(side->device, side->master, flat, size * sizeof(float)));
-  return device_to_act(side->device, &(struct to_act_args){.y = side->weights, .x = side->master, .count = size});
+  TRY(device_upload(side->device, side->master, flat, side->size * sizeof(float)));
+  return device_to_act(side->device, &(struct to_act_args){.y = side->weights, .x = side->master, .count = side->size});
 }

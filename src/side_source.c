@@ -47,13 +47,14 @@ cleanup:
   return status;
 }
 
-int side_source_read(struct checkpoint *source, const struct side_layout *layout, float *flat, float *m, float *v) {
+int side_source_read(struct checkpoint *source, const struct side_layout *layout, const struct side_buffers *buffers) {
   struct named_tensor *views;
   TRY(memory_array(&views, (size_t)layout->count, sizeof *views));
-  memset(flat, 0, layout->size * sizeof *flat);
-  if (m) memset(m, 0, layout->size * sizeof *m);
-  if (v) memset(v, 0, layout->size * sizeof *v);
-  side_layout_views(layout, flat, m, v, views);
+  size_t bytes = buffers->size * sizeof *buffers->flat;
+  memset(buffers->flat, 0, bytes);
+  if (buffers->m) memset(buffers->m, 0, bytes);
+  if (buffers->v) memset(buffers->v, 0, bytes);
+  side_layout_views(layout, buffers, views);
   int status = checkpoint_read(source, views, layout->count);
   free(views);
   return status;

@@ -14,8 +14,9 @@
 int side_source_shape(struct checkpoint *source, const char *path, const struct model_config *config,
                       struct side_shape *shape);
 
-/** Reads all parameters into flat[layout->size], zero in the gaps, and the moments where m and v are not NULL. */
-int side_source_read(struct checkpoint *source, const struct side_layout *layout, float *flat, float *m, float *v);
+/** Reads the parameters that the buffers are for, zero in the gaps, and the moments where they have room for them. The
+ *  file must have all tensors of the layout. */
+int side_source_read(struct checkpoint *source, const struct side_layout *layout, const struct side_buffers *buffers);
 
 /** ERR_INPUT when the side network was trained on another backbone. Files that do not say are accepted. */
 int side_source_check_backbone(struct checkpoint *source, const char *path, const char *digest);

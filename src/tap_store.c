@@ -92,11 +92,12 @@ void tap_store_close(struct tap_store *store) {
 /* ---- between the source's layout and the files' ---------------------------------------------------------- */
 
 /* [layers + 1][capacity][cols] ↔ [tokens][layers + 1][cols] */
-static int copy_layers(struct tap_store *store, int rows, bool pack) {
+static int copy_layers(struct tap_store *store, int slot, int rows, bool pack) {
   const struct tap_source *source = store->source;
   int cols = source->cols, line = (int)tap_plane_cols(&store->format, TAP_PLANE_TAPS);
   for (int l = 0; l <= store->format.layers; l++) {
-    void *layer = device_act_at(store->device, source->reduced, (size_t)l * (size_t)source->capacity * (size_t)cols);
+    void *layer =
+        device_act_at(store->device, source->slots[slot].reduced, (size_t)l * (size_t)source->capacity * (size_t)cols);
     void *column = device_act_at(store->device, store->packed, (size_t)l * (size_t)cols);
     TRY(device_copy_rows(store->device, &(struct copy_rows_args){.y = pack ? column : layer,
                                                                  .x = pack ? layer : column,
@@ -119,10 +120,10 @@ static size_t normed_bytes(const struct tap_store *store, int labels) {
 /* ---- live ----------------------------------------------------------------------------------------------- */
 
 /* The planes of the micro-batch just run; with int8, its taps as they come back from there. */
-static int take_planes(struct tap_store *store, const struct micro_batch *batch) {
+static int take_planes(struct tap_store *store, int slot, const struct micro_batch *batch) {
   const struct tap_source *source = store->source;
-  TRY(copy_layers(store, batch->rows, true));
-  TRY(device_download(store->device, store->planes.at[TAP_PLANE_NORMED], source->normed,
+  TRY(copy_layers(store, slot, batch->rows, true));
+  TRY(device_download(store->device, store->planes.at[TAP_PLANE_NORMED], source->slots[slot].normed,
                       normed_bytes(store, batch->label_count)));
   size_t bytes = taps_bytes(store, batch->rows);
   if (!store->format.int8)
@@ -131,7 +132,7 @@ static int take_planes(struct tap_store *store, const struct micro_batch *batch)
   tap_encode(&store->format, store->host, batch->rows, &store->planes);
   tap_decode(&store->format, &store->planes, batch->rows, store->host);
   TRY(device_upload(store->device, store->packed, store->host, bytes));
-  return copy_layers(store, batch->rows, false);
+  return copy_layers(store, slot, batch->rows, false);
 }
 
 static int add_rows(struct tap_store *store, const int64_t *rows, int count) {
@@ -149,13 +150,13 @@ static void stop_writing(struct tap_store *store) {
   log_warning("%s; training goes on without adding to the store", fail_message());
 }
 
-static int run_live(struct tap_store *store, const struct micro_batch *batch, const int64_t *rows, int count,
+static int run_live(struct tap_store *store, int slot, const struct micro_batch *batch, const int64_t *rows, int count,
                     struct taps *out) {
-  TRY(tap_source_run(store->source, batch, NULL, out));
+  TRY(tap_source_run(store->source, slot, batch, NULL, out));
   store->live += batch->rows;
   if (!store->writing && !store->format.int8) return OK;
   double begin = clock_seconds();
-  TRY(take_planes(store, batch));
+  TRY(take_planes(store, slot, batch));
   if (store->writing && add_rows(store, rows, count) != OK) stop_writing(store);
   store->write_nanoseconds += (int64_t)(1e9 * (clock_seconds() - begin));
   return OK;
@@ -163,7 +164,7 @@ static int run_live(struct tap_store *store, const struct micro_batch *batch, co
 
 /* ---- replayed ------------------------------------------------------------------------------------------- */
 
-static bool has_all(const struct tap_store *store, const int64_t *rows, int count) {
+bool tap_store_has(const struct tap_store *store, const int64_t *rows, int count) {
   for (int i = 0; i < count; i++)
     if (!tap_reader_has(store->reader, rows[i])) return false;
   return true;
@@ -176,8 +177,8 @@ static int64_t tokens_of(const struct tap_store *store, const int64_t *rows, int
 }
 
 /* *done is false when the store could not give the rows. */
-static int replay(struct tap_store *store, const struct micro_batch *batch, const int64_t *rows, int count, bool *done,
-                  struct taps *out) {
+static int replay(struct tap_store *store, int slot, const struct micro_batch *batch, const int64_t *rows, int count,
+                  bool *done, struct taps *out) {
   const void *taps, *normed;
   *done = tap_prefetch_take(store->prefetch, rows, count, batch->rows, &taps, &normed) == OK;
   if (!*done) {
@@ -185,22 +186,22 @@ static int replay(struct tap_store *store, const struct micro_batch *batch, cons
     return OK;
   }
   TRY(device_upload(store->device, store->packed, taps, taps_bytes(store, batch->rows)));
-  TRY(device_upload(store->device, store->source->normed, normed, normed_bytes(store, batch->label_count)));
-  TRY(copy_layers(store, batch->rows, false));
+  TRY(device_upload(store->device, store->source->slots[slot].normed, normed, normed_bytes(store, batch->label_count)));
+  TRY(copy_layers(store, slot, batch->rows, false));
   store->replayed += batch->rows;
-  *out = tap_source_view(store->source);
+  *out = tap_source_view(store->source, slot);
   return OK;
 }
 
-int tap_store_run(struct tap_store *store, const struct micro_batch *batch, const int64_t *rows, int count,
+int tap_store_run(struct tap_store *store, int slot, const struct micro_batch *batch, const int64_t *rows, int count,
                   struct taps *out) {
   bool replayed = false;
-  if (has_all(store, rows, count)) TRY(replay(store, batch, rows, count, &replayed, out));
-  return replayed ? OK : run_live(store, batch, rows, count, out);
+  if (tap_store_has(store, rows, count)) TRY(replay(store, slot, batch, rows, count, &replayed, out));
+  return replayed ? OK : run_live(store, slot, batch, rows, count, out);
 }
 
 void tap_store_expect(struct tap_store *store, const int64_t *rows, int count) {
-  if (has_all(store, rows, count)) tap_prefetch_ask(store->prefetch, rows, count, tokens_of(store, rows, count));
+  if (tap_store_has(store, rows, count)) tap_prefetch_ask(store->prefetch, rows, count, tokens_of(store, rows, count));
 }
 
 /* ---- together ------------------------------------------------------------------------------------------- */
@@ -213,9 +214,9 @@ static int share(struct tap_store *store) {
   return comm_agree(store->comm, tap_reader_scan(store->reader));
 }
 
-int tap_store_enter(struct tap_store *store, int64_t first_epoch, int64_t last_epoch) {
-  if (first_epoch + last_epoch == store->phase) return OK;
-  store->phase = first_epoch + last_epoch;
+int tap_store_enter(struct tap_store *store, int64_t phase) {
+  if (phase == store->phase) return OK;
+  store->phase = phase;
   return share(store);
 }
 

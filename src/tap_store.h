@@ -43,15 +43,17 @@ int tap_store_open(struct tap_store *store, const struct options *options, struc
 /** What was not sealed is dropped. */
 void tap_store_close(struct tap_store *store);
 
-/** The taps of the micro-batch that holds these rows of the data. */
-int tap_store_run(struct tap_store *store, const struct micro_batch *batch, const int64_t *rows, int count,
+/** Whether the store holds all of the rows: then they are replayed. Changes in tap_store_enter() and _finish() alone. */
+bool tap_store_has(const struct tap_store *store, const int64_t *rows, int count);
+/** The taps of the micro-batch that holds these rows of the data, in a slot of the source. */
+int tap_store_run(struct tap_store *store, int slot, const struct micro_batch *batch, const int64_t *rows, int count,
                   struct taps *out);
 /** Says which rows come next, so that they are read meanwhile. */
 void tap_store_expect(struct tap_store *store, const int64_t *rows, int count);
 
-/** At the begin of each step, with the epochs of its first and its last row: a new epoch may replay what all ranks wrote
- *  in the one before. Collective. */
-int tap_store_enter(struct tap_store *store, int64_t first_epoch, int64_t last_epoch);
+/** Before a step's work is queued: when its phase, which grows where an epoch begins or ends, is another than the last
+ *  one's, it may replay what all ranks have written until now. Collective. */
+int tap_store_enter(struct tap_store *store, int64_t phase);
 /** Seals what is there, writes the index and says what the store now holds. Collective. */
 int tap_store_finish(struct tap_store *store);
 

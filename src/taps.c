@@ -1,6 +1,11 @@
 #include "taps.h"
 
+#include <stdlib.h>
+
 #include "base/error.h"
+#include "base/memory.h"
+
+/* ---- memory --------------------------------------------------------------------------------------------- */
 
 static size_t layer_elements(const struct tap_source *source, int cols) {
   return (size_t)source->capacity * (size_t)cols;
@@ -8,45 +13,91 @@ static size_t layer_elements(const struct tap_source *source, int cols) {
 
 static size_t block_bytes(const struct tap_source *source, int cols) {
   const struct backbone *backbone = source->backbone;
-  return device_act_bytes(backbone->device, ((size_t)backbone->config.layers + 1) * layer_elements(source, cols));
+  size_t taps = (size_t)stage_depth(&backbone->stage) + 1;
+  return device_act_bytes(backbone->device, taps * layer_elements(source, cols));
 }
 
 static size_t normed_bytes(const struct tap_source *source) {
   return device_act_bytes(source->backbone->device, layer_elements(source, source->backbone->config.hidden));
 }
 
-int tap_source_open(struct tap_source *source, struct backbone *backbone, enum tap_kind kind, int cols) {
-  struct device *device = backbone->device;
-  int hidden = backbone->config.hidden;
-  *source = (struct tap_source){
-      .backbone = backbone, .kind = kind, .cols = cols, .window = hidden / cols, .capacity = backbone->capacity};
-  TRY(device_allocate(device, MEMORY_TAPS, &source->hidden, block_bytes(source, hidden)));
-  TRY(device_allocate(device, MEMORY_TAPS, &source->normed, normed_bytes(source)));
+/* Hidden states are kept for the side network to read, or for the next stage to receive. */
+static bool keeps_hidden(const struct tap_source *source) {
+  const struct stage *stage = &source->backbone->stage;
+  return source->kind == TAPS_HIDDEN || stage_depth(stage) < stage->layers;
+}
+
+static int open_slot(struct tap_source *source, int i) {
+  struct device *device = source->backbone->device;
+  struct tap_slot *slot = &source->slots[i];
+  if (i == 0 || keeps_hidden(source))
+    TRY(device_allocate(device, MEMORY_TAPS, &slot->hidden, block_bytes(source, source->backbone->config.hidden)));
+  else
+    slot->hidden = source->slots[0].hidden;
+  if (stage_ends(&source->backbone->stage))
+    TRY(device_allocate(device, MEMORY_TAPS, &slot->normed, normed_bytes(source)));
   if (source->kind != TAPS_HIDDEN)
-    return device_allocate(device, MEMORY_TAPS, &source->reduced, block_bytes(source, source->cols));
-  source->reduced = source->hidden;
+    return device_allocate(device, MEMORY_TAPS, &slot->reduced, block_bytes(source, source->cols));
+  slot->reduced = slot->hidden;
+  return OK;
+}
+
+static void close_slot(struct tap_source *source, int i) {
+  struct device *device = source->backbone->device;
+  struct tap_slot *slot = &source->slots[i];
+  if (source->kind != TAPS_HIDDEN)
+    device_release(device, MEMORY_TAPS, &slot->reduced, block_bytes(source, source->cols));
+  device_release(device, MEMORY_TAPS, &slot->normed, normed_bytes(source));
+  if (i == 0 || keeps_hidden(source))
+    device_release(device, MEMORY_TAPS, &slot->hidden, block_bytes(source, source->backbone->config.hidden));
+}
+
+int tap_source_open(struct tap_source *source, struct backbone *backbone, enum tap_kind kind, int cols, int slots) {
+  *source = (struct tap_source){.backbone = backbone,
+                                .kind = kind,
+                                .cols = cols,
+                                .window = backbone->config.hidden / cols,
+                                .capacity = backbone->capacity,
+                                .slot_count = slots};
+  TRY(memory_array(&source->slots, (size_t)slots, sizeof *source->slots));
+  for (int i = 0; i < slots; i++) TRY(open_slot(source, i));
   return OK;
 }
 
 void tap_source_close(struct tap_source *source) {
-  if (!source->backbone) return;
-  struct device *device = source->backbone->device;
-  if (source->kind != TAPS_HIDDEN)
-    device_release(device, MEMORY_TAPS, &source->reduced, block_bytes(source, source->cols));
-  device_release(device, MEMORY_TAPS, &source->normed, normed_bytes(source));
-  device_release(device, MEMORY_TAPS, &source->hidden, block_bytes(source, source->backbone->config.hidden));
+  for (int i = source->slots ? source->slot_count - 1 : -1; i >= 0; i--) close_slot(source, i);
+  free(source->slots);
   *source = (struct tap_source){0};
 }
 
-/* What the gradient-free downsample modules read of each tap. */
-static int pool(struct tap_source *source, int rows) {
+void *tap_source_input(const struct tap_source *source, int slot) {
+  return source->slots[slot].hidden;
+}
+
+void *tap_source_output(const struct tap_source *source, int slot) {
   const struct backbone *backbone = source->backbone;
-  for (int l = 0; l <= backbone->config.layers; l++) {
-    size_t at = (size_t)l * (size_t)source->capacity;
+  size_t before = (size_t)stage_depth(&backbone->stage) * layer_elements(source, backbone->config.hidden);
+  return device_act_at(backbone->device, source->slots[slot].hidden, before);
+}
+
+struct taps tap_source_view(const struct tap_source *source, int slot) {
+  return (struct taps){.rows = source->slots[slot].reduced,
+                       .normed = source->slots[slot].normed,
+                       .stride = source->capacity,
+                       .cols = source->cols};
+}
+
+/* ---- running -------------------------------------------------------------------------------------------- */
+
+/* What the gradient-free downsample modules read of each tap. */
+static int pool(struct tap_source *source, const struct tap_slot *slot, int rows) {
+  const struct backbone *backbone = source->backbone;
+  for (int i = stage_begins(&backbone->stage) ? 0 : 1; i <= stage_depth(&backbone->stage); i++) {
+    size_t at = (size_t)i * (size_t)source->capacity;
     TRY(device_pool(
         backbone->device,
-        &(struct pool_args){.y = device_act_at(backbone->device, source->reduced, at * (size_t)source->cols),
-                            .x = device_act_at(backbone->device, source->hidden, at * (size_t)backbone->config.hidden),
+        &(struct pool_args){.y = device_act_at(backbone->device, slot->reduced, at * (size_t)source->cols),
+                            .x = device_act_at(backbone->device, slot->hidden, at * (size_t)backbone->config.hidden),
                             .rows = rows,
                             .cols = source->cols,
                             .window = source->window,
@@ -55,16 +106,13 @@ static int pool(struct tap_source *source, int rows) {
   return OK;
 }
 
-struct taps tap_source_view(const struct tap_source *source) {
-  return (struct taps){
-      .rows = source->reduced, .normed = source->normed, .stride = source->capacity, .cols = source->cols};
-}
-
-int tap_source_run(struct tap_source *source, const struct micro_batch *batch, struct kv_cache *cache,
+int tap_source_run(struct tap_source *source, int slot, const struct micro_batch *batch, struct kv_cache *cache,
                    struct taps *out) {
-  TRY(backbone_forward(source->backbone, batch, source->hidden, source->capacity, cache));
-  TRY(backbone_output(source->backbone, batch, source->hidden, source->capacity, source->normed));
-  if (source->kind != TAPS_HIDDEN) TRY(pool(source, batch->rows));
-  *out = tap_source_view(source);
+  const struct tap_slot *at = &source->slots[slot];
+  struct backbone *backbone = source->backbone;
+  TRY(backbone_forward(backbone, batch, at->hidden, source->capacity, cache));
+  if (stage_ends(&backbone->stage)) TRY(backbone_output(backbone, batch, at->hidden, source->capacity, at->normed));
+  if (source->kind != TAPS_HIDDEN) TRY(pool(source, at, batch->rows));
+  *out = tap_source_view(source, slot);
   return OK;
 }

@@ -4,6 +4,9 @@
  * downsample module reads of the hidden state, and of label rows the final normed hidden state, which the head reads.
  * They depend on the tokens alone, so there are two sources of them: the live backbone (here) and the store
  * (tap_store.h). The consumers see no difference.
+ *
+ * A source has a ring of slots, each with the memory of one micro-batch's taps: the backbone may fill the next ones while
+ * the side network still reads the first.
  */
 #ifndef QST_TAPS_H
 #define QST_TAPS_H
@@ -11,38 +14,51 @@
 #include "backbone.h"
 #include "side_layout.h"
 
-/** A view of the taps of a micro-batch; device memory. */
+/** A view of the taps of a micro-batch; device memory. Of a stage: taps first … end, the first of which only the first
+ *  stage's side network reads. */
 struct taps {
-  const void *rows;   /**< act [layers + 1][stride][cols]: tap l of token t */
-  const void *normed; /**< act [label_count, hidden]: norm_backbone(h_L) of the label rows */
+  const void *rows;   /**< act [depth + 1][stride][cols]: tap first + i of token t */
+  const void *normed; /**< act [label_count, hidden]: norm_backbone(h_L) of the label rows; on the last stage */
   int stride;         /**< rows of memory a layer, at least the micro-batch's */
   int cols;           /**< hidden, or the side network's width where it only pools */
 };
 
-/** Tap l, act [stride, cols]. */
-static inline const void *taps_layer(const struct taps *taps, const struct device *device, int l) {
-  return device_act_at(device, taps->rows, (size_t)l * (size_t)taps->stride * (size_t)taps->cols);
+/** Tap first + i, act [stride, cols]. */
+static inline void *taps_at(const struct taps *taps, const struct device *device, int i) {
+  return device_act_at(device, taps->rows, (size_t)i * (size_t)taps->stride * (size_t)taps->cols);
 }
+
+/** Device memory of one micro-batch's taps. */
+struct tap_slot {
+  void *
+      hidden; /**< act [depth + 1][capacity][hidden]; one for all slots where taps are reduced and nobody waits for it */
+  void *reduced; /**< act [depth + 1][capacity][cols]; the same memory as `hidden` where nothing is reduced */
+  void *normed;  /**< act [capacity, hidden]; on the last stage */
+};
 
 /** The live source. */
 struct tap_source {
   struct backbone *backbone;
   enum tap_kind kind;
   int cols, window, capacity;
-  void *hidden;  /**< act [layers + 1][capacity][hidden] */
-  void *reduced; /**< act [layers + 1][capacity][cols]; the same memory as `hidden` where nothing is reduced */
-  void *normed;  /**< act [capacity, hidden] */
+  int slot_count;
+  struct tap_slot *slots; /**< [slot_count] */
 };
 
 /** `cols` of a tap: the hidden size for TAPS_HIDDEN, otherwise that divided by the window to pool. */
-int tap_source_open(struct tap_source *source, struct backbone *backbone, enum tap_kind kind, int cols);
+int tap_source_open(struct tap_source *source, struct backbone *backbone, enum tap_kind kind, int cols, int slots);
 void tap_source_close(struct tap_source *source);
 
-/** Runs the backbone on the micro-batch. `cache` NULL but for decoding. */
-int tap_source_run(struct tap_source *source, const struct micro_batch *batch, struct kv_cache *cache,
+/** Runs the backbone on the micro-batch. `cache` NULL but for decoding. A stage but the first finds its first tap in
+ *  tap_source_input(). */
+int tap_source_run(struct tap_source *source, int slot, const struct micro_batch *batch, struct kv_cache *cache,
                    struct taps *out);
 
-/** The source's own memory as a view, for whoever fills it instead. */
-struct taps tap_source_view(const struct tap_source *source);
+/** act [capacity, hidden]: the stage's first tap, which the stage before sends; its last one, which the next receives. */
+void *tap_source_input(const struct tap_source *source, int slot);
+void *tap_source_output(const struct tap_source *source, int slot);
+
+/** A slot's memory as a view, for whoever fills it instead. */
+struct taps tap_source_view(const struct tap_source *source, int slot);
 
 #endif

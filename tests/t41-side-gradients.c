@@ -51,7 +51,8 @@ static void check_forward(struct tiny *tiny, const struct safetensors *reference
   CHECK(error <= (fp32 ? FP32_BOUND : bf16_bound));
   free(want);
   size_t rows = (size_t)tiny->batch.rows, width = (size_t)tiny->side.layout.shape.width;
-  float *s = tiny_activations(tiny, tiny->s, rows * width), *s_want = reference_read(reference, "", "s", rows * width);
+  float *s = tiny_activations(tiny, tiny->side.frames[0].s_out, rows * width),
+        *s_want = reference_read(reference, "", "s", rows * width);
   if (fp32) CHECK(worst_row(s, s_want, rows, width) <= FP32_BOUND);
   free(s);
   free(s_want);

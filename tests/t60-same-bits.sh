@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# One run, many ways: 1, 2 and 3 ranks, any number of threads, twice the same, interrupted and resumed on another number of
-# ranks: equal checkpoints, byte for byte, and equal losses.
+# One run, many ways: 1, 2 and 3 ranks, grids of pipeline stages, any number of threads, twice the same, interrupted and
+# resumed on another grid: equal checkpoints, byte for byte, and equal losses.
 # RUN timeout=300
 . tests/tiny_run.sh
 make_tiny
@@ -19,15 +19,37 @@ for ranks in 1 2 3; do
   same_run "$work/one" "$work/ranks-$ranks" $steps
 done
 
-# Cut off after step 10, as a killed run leaves it, and resumed on other numbers of ranks.
+# grid NAME STAGES RANKS OPTION...: a run on that grid
+grid() {
+  local name=$1 stages=$2 ranks=$3
+  shift 3
+  "${mpirun[@]}" "$ranks" "$QST" "${options[@]}" --out "$work/$name" --threads 1 --pipeline-stages "$stages" "$@"
+  same_run "$work/one" "$work/$name" $steps
+}
+grid stages-2 2 2
+grid stages-3 3 3
+grid two-by-two 2 4
+grid by-replicas 2 4 --placement replicas
+grid ranks-4 1 4
+
+# Cut off after step 10, as a killed run leaves it, and resumed on another grid.
+cut() {
+  cp -a "$work/$1" "$work/$2"
+  rm "$work/$2"/step-0000[23]0.h5
+  for link in latest best; do ln -sfn step-000010.h5 "$work/$2/$link"; done
+  rm -f "$work/$2"/step-00001[1-9].h5 "$work/$2"/step-00002?.h5
+}
 for ranks in 1 3; do
-  cp -a "$work/ranks-2" "$work/resumed-$ranks"
-  rm "$work/resumed-$ranks"/step-0000[23]0.h5
-  for link in latest best; do ln -sfn step-000010.h5 "$work/resumed-$ranks/$link"; done
-  rm -f "$work/resumed-$ranks"/step-00001[1-9].h5 "$work/resumed-$ranks"/step-00002?.h5
-  "${mpirun[@]}" $ranks "$QST" "${options[@]}" --out "$work/resumed-$ranks" --threads 1 --resume
-  same_run "$work/one" "$work/resumed-$ranks" $steps
+  cut ranks-2 "resumed-$ranks"
+  grid "resumed-$ranks" 1 $ranks --resume
 done
+cut stages-3 stages-3-to-2
+grid stages-3-to-2 2 2 --resume
+cut ranks-2 ranks-2-to-stages
+grid ranks-2-to-stages 3 3 --resume
+cut two-by-two grid-to-one
+"$QST" "${options[@]}" --out "$work/grid-to-one" --threads 1 --resume
+same_run "$work/one" "$work/grid-to-one" $steps
 
 # A different seed must differ, or the comparison proves nothing.
 "$QST" "${options[@]}" --out "$work/other" --seed 2

@@ -50,8 +50,6 @@ struct tiny {
   bool has_side;
   struct tap_source source;
   struct taps taps;
-  void *ds;          /**< act [TINY_ROWS, width] */
-  void *s;           /**< s_L of the last forward pass */
   size_t own_memory; /**< workspace of the device itself */
   struct gradient_sums sums;
 };
@@ -157,7 +155,8 @@ static inline void tiny_open_backbone(struct tiny *tiny, const struct tiny_path 
   CHECK_OK(device_open(&tiny->device, &options));
   if (!tiny->device) exit(check_result());
   tiny->own_memory = tiny->device->allocated[MEMORY_WORKSPACE];
-  CHECK_OK(backbone_open(&tiny->backbone, tiny->device, file, rows, positions));
+  struct stage whole = stage_whole(backbone_file_config(file)->layers);
+  CHECK_OK(backbone_open(&tiny->backbone, tiny->device, file, &whole, rows, positions));
   CHECK_OK(micro_batch_open(&tiny->batch, tiny->device, rows, TINY_SAMPLES));
   backbone_file_close(&file);
 }
@@ -167,12 +166,15 @@ static inline void tiny_open_side(struct tiny *tiny, const struct options *optio
   struct side_shape shape;
   int rows = tiny->backbone.capacity;
   CHECK_OK(side_shape_make(&shape, &tiny->backbone.config, options));
-  CHECK_OK(side_open(&tiny->side, tiny->device, &tiny->backbone.config, &shape, rows, tiny->backbone.rope.positions,
-                     training));
+  struct side_use use = {.stage = tiny->backbone.stage,
+                         .capacity = rows,
+                         .positions = tiny->backbone.rope.positions,
+                         .frames = 1,
+                         .training = training};
+  CHECK_OK(side_open(&tiny->side, tiny->device, &tiny->backbone.config, &shape, &use));
   tiny->sums.size = tiny->side.layout.size;
-  size_t ds = device_act_bytes(tiny->device, (size_t)rows * (size_t)shape.width);
-  CHECK_OK(device_allocate(tiny->device, MEMORY_SIDE, &tiny->ds, ds));
   CHECK_OK(device_allocate(tiny->device, MEMORY_OPTIMIZER, &tiny->sums.sums, (tiny->sums.size + 1) * sizeof(int64_t)));
+  tiny->sums.loss = tiny->sums.sums + tiny->sums.size;
   CHECK_OK(device_allocate(tiny->device, MEMORY_OPTIMIZER, &tiny->sums.faults, sizeof(int64_t)));
   tiny->has_side = true;
 }
@@ -182,18 +184,15 @@ static inline void tiny_open_head(struct tiny *tiny) {
   const struct side_shape *shape = &tiny->side.layout.shape;
   enum tap_kind kind = tiny->has_side ? side_tap_kind(shape) : TAPS_HIDDEN;
   int cols = tiny->has_side ? side_tap_cols(shape) : tiny->backbone.config.hidden;
-  CHECK_OK(tap_source_open(&tiny->source, &tiny->backbone, kind, cols));
+  CHECK_OK(tap_source_open(&tiny->source, &tiny->backbone, kind, cols, 1));
   CHECK_OK(head_open(&tiny->head, &tiny->backbone, tiny->has_side ? &tiny->side : NULL, tiny->backbone.capacity));
 }
 
 static inline void tiny_close(struct tiny *tiny) {
   struct device *device = tiny->device;
-  size_t rows = (size_t)tiny->backbone.capacity;
   head_close(&tiny->head);
   tap_source_close(&tiny->source);
   if (tiny->has_side) {
-    size_t ds = device_act_bytes(device, rows * (size_t)tiny->side.layout.shape.width);
-    device_release(device, MEMORY_SIDE, &tiny->ds, ds);
     device_release(device, MEMORY_OPTIMIZER, &tiny->sums.sums, (tiny->sums.size + 1) * sizeof(int64_t));
     device_release(device, MEMORY_OPTIMIZER, &tiny->sums.faults, sizeof(int64_t));
     side_close(&tiny->side);
@@ -257,16 +256,18 @@ static inline void tiny_score_all(struct tiny *tiny) {
 }
 
 static inline void tiny_forward(struct tiny *tiny, struct kv_cache *cache, struct kv_cache *side_cache) {
-  CHECK_OK(tap_source_run(&tiny->source, &tiny->batch, cache, &tiny->taps));
-  if (tiny->has_side) CHECK_OK(side_forward(&tiny->side, &tiny->batch, &tiny->taps, side_cache, &tiny->s));
-  CHECK_OK(head_forward(&tiny->head, &tiny->batch, &tiny->taps, tiny->s));
+  CHECK_OK(tap_source_run(&tiny->source, 0, &tiny->batch, cache, &tiny->taps));
+  struct side_frame *frame = tiny->has_side ? &tiny->side.frames[0] : NULL;
+  if (frame) CHECK_OK(side_forward(&tiny->side, frame, &tiny->batch, &tiny->taps, side_cache));
+  CHECK_OK(head_forward(&tiny->head, &tiny->batch, &tiny->taps, frame ? frame->s_out : NULL));
 }
 
 /** Forward and backward of the loaded micro-batch, added to the sums. */
 static inline void tiny_train(struct tiny *tiny) {
   tiny_forward(tiny, NULL, NULL);
-  CHECK_OK(head_backward(&tiny->head, &tiny->batch, tiny->ds, &tiny->sums));
-  CHECK_OK(side_backward(&tiny->side, &tiny->batch, &tiny->taps, tiny->ds, &tiny->sums));
+  struct side_frame *frame = &tiny->side.frames[0];
+  CHECK_OK(head_backward(&tiny->head, &tiny->batch, frame->ds, &tiny->sums));
+  CHECK_OK(side_backward(&tiny->side, frame, &tiny->batch, &tiny->taps, &tiny->sums, NULL));
 }
 
 static inline void tiny_zero_sums(struct tiny *tiny) {

@@ -66,6 +66,9 @@ struct options {
   int64_t limit; /**< rows used at most; 0 = all */
   /* machine */
   char *device, *cpu_isa, *act;
+  int64_t pipeline_stages;
+  char *placement; /**< stages | replicas */
+  char *trace;
   int64_t threads;
   double comm_timeout; /**< seconds */
   bool quiet;

@@ -10,6 +10,7 @@
 #include "exact_match.h"
 
 struct eval_run {
+  struct grid grid;
   struct engine engine;
   struct generator generator;
   struct token_file data;
@@ -23,13 +24,13 @@ static int smaller(int64_t a, int64_t b) {
 }
 
 /* Micro-batches as large as training's by default; decoding takes `batch` rows at a time. */
-static int open_all(struct eval_run *run, const struct options *options, const struct comm *comm) {
+static int open_all(struct eval_run *run, const struct options *options) {
   TRY(token_file_read(options->data, &run->data));
   run->rows = options->limit > 0 && options->limit < run->data.rows ? options->limit : run->data.rows;
   int longest = data_longest_row(&run->data, run->rows);
   int capacity = longest > (int)options->micro_batch_tokens ? longest : (int)options->micro_batch_tokens;
   TRY(engine_open(
-      &run->engine, options, comm,
+      &run->engine, options, &run->grid,
       &(struct engine_plan){.use = ENGINE_EVALUATE, .capacity = capacity, .samples = capacity, .positions = longest}));
   TRY(data_check(&run->engine, &run->data, options->data));
   int slots = smaller(options->batch, run->rows);
@@ -62,9 +63,11 @@ static int print(const struct eval_run *run, const struct options *options) {
 }
 
 static int evaluate(struct eval_run *run, const struct options *options, struct comm *comm) {
-  TRY(comm_agree(comm, open_all(run, options, comm)));
-  engine_banner(&run->engine, comm);
-  TRY(evaluate_loss(&run->engine, comm, &run->data, run->rows, &run->evaluation));
+  TRY(grid_open(&run->grid, comm, 1, PLACE_STAGES));
+  TRY(comm_agree(comm, open_all(run, options)));
+  TRY(engine_connect(&run->engine));
+  engine_banner(&run->engine);
+  TRY(evaluate_loss(&run->engine, &run->data, run->rows, &run->evaluation));
   TRY(exact_match_count(&run->generator, comm, &run->data, run->rows, &run->match));
   return comm->rank == 0 ? print(run, options) : OK;
 }
@@ -74,6 +77,7 @@ int command_eval(const struct options *options, struct comm *comm) {
   int status = evaluate(&run, options, comm);
   generator_close(&run.generator);
   engine_close(&run.engine);
+  grid_close(&run.grid);
   token_file_free(&run.data);
   return status;
 }

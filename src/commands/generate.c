@@ -14,6 +14,7 @@
 #include "generator.h"
 
 struct generation {
+  struct grid grid;
   struct engine engine;
   struct generator generator;
   struct prompts prompts;
@@ -53,8 +54,7 @@ static int take_token(void *context, int request, int32_t token) {
 
 /* ---- set-up --------------------------------------------------------------------------------------------- */
 
-static int open_engine(struct generation *run, const struct options *options, const struct comm *comm,
-                       const struct backbone_facts *facts) {
+static int open_engine(struct generation *run, const struct options *options, const struct backbone_facts *facts) {
   int rows = run->prompts.longest + (int)options->max_new_tokens;
   if (rows > facts->max_positions)
     return fail(ERR_INPUT,
@@ -63,7 +63,7 @@ static int open_engine(struct generation *run, const struct options *options, co
   int slots = run->prompts.count < (int)options->batch ? run->prompts.count : (int)options->batch;
   int capacity = slots > PREFILL_ROWS ? slots : PREFILL_ROWS;
   TRY(engine_open(
-      &run->engine, options, comm,
+      &run->engine, options, &run->grid,
       &(struct engine_plan){.use = ENGINE_GENERATE, .capacity = capacity, .samples = capacity, .positions = rows}));
   return generator_open(&run->generator, &run->engine, options, slots > 0 ? slots : 1, rows);
 }
@@ -75,7 +75,7 @@ static int open_all(struct generation *run, const struct options *options, const
   TRY(prompts_open(&run->prompts, options, comm, &facts));
   TRY(memory_array(&run->answers, (size_t)run->prompts.count, sizeof *run->answers));
   run->streams = options->prompt != NULL;
-  return open_engine(run, options, comm, &facts);
+  return open_engine(run, options, &facts);
 }
 
 static int generate(struct generation *run, const struct options *options) {
@@ -153,6 +153,7 @@ cleanup:
 }
 
 static int run_all(struct generation *run, const struct options *options, struct comm *comm) {
+  TRY(grid_open(&run->grid, comm, 1, PLACE_STAGES));
   TRY(comm_agree(comm, open_all(run, options, comm)));
   TRY(comm_agree(comm, generate(run, options)));
   if (options->in) return write_rows(run, options, comm);
@@ -171,5 +172,6 @@ int command_generate(const struct options *options, struct comm *comm) {
   prompts_close(&run.prompts);
   generator_close(&run.generator);
   engine_close(&run.engine);
+  grid_close(&run.grid);
   return status;
 }

@@ -15,6 +15,7 @@
 enum { ROWS_PER_PLAN = 512 };
 
 struct taps_run {
+  struct grid grid;
   struct engine engine;
   struct token_file data;
   struct tap_store store;
@@ -27,11 +28,12 @@ static int open_all(struct taps_run *run, const struct options *options, struct 
   int longest = data_longest_row(&run->data, run->data.rows);
   int capacity = longest > (int)options->micro_batch_tokens ? longest : (int)options->micro_batch_tokens;
   TRY(engine_open(
-      &run->engine, options, comm,
+      &run->engine, options, &run->grid,
       &(struct engine_plan){.use = ENGINE_TAPS, .capacity = capacity, .samples = capacity, .positions = longest}));
   TRY(data_check(&run->engine, &run->data, options->data));
   TRY(data_order_open(&run->order, run->data.rows, 0, false));
   TRY(step_plan_open(&run->plan, ROWS_PER_PLAN));
+  run->engine.lanes.store = &run->store;
   return tap_store_open(&run->store, options, &run->engine.source, run->engine.digest, &run->data, comm);
 }
 
@@ -79,26 +81,29 @@ static void compare_sources(const struct taps_run *run, const struct comm *comm)
       disk.read / 1e6, disk.write / 1e6, replayed, live, replayed > live ? "disk" : "backbone");
 }
 
-static int run_group(struct taps_run *run, const struct comm *comm, int64_t first, int count) {
+static int run_group(struct taps_run *run, int64_t first, int count) {
   struct engine *engine = &run->engine;
   struct step_plan *plan = &run->plan;
-  TRY(step_plan_make(plan, &run->data, &run->order, first, count, engine->capacity, comm->size));
+  struct lanes_pass pass = {0};
+  TRY(step_plan_make(plan, &run->data, &run->order, first, count, engine->capacity, run->grid.replicas));
   for (int i = 0; i < plan->micro_batches; i++) {
-    if (plan->owner[i] != comm->rank) continue;
-    const int64_t *rows = plan->rows + plan->start[i];
-    int samples = plan->start[i + 1] - plan->start[i];
-    TRY(micro_batch_load(&engine->batch, engine->device, &run->data, rows, samples));
-    TRY(tap_store_run(&run->store, &engine->batch, rows, samples, &engine->taps));
+    if (plan->owner[i] != run->grid.replica) continue;
+    TRY(lanes_add(&engine->lanes, &(struct work){.data = &run->data,
+                                                 .rows = plan->rows + plan->start[i],
+                                                 .count = plan->start[i + 1] - plan->start[i],
+                                                 .tokens = plan->tokens[i],
+                                                 .stored = true}));
+    pass.count++;
   }
-  return OK;
+  return lanes_run(&engine->lanes, &pass);
 }
 
-static int run_groups(struct taps_run *run, const struct comm *comm) {
+static int run_groups(struct taps_run *run) {
   double begin = clock_seconds();
   for (int64_t first = 0; first < run->data.rows; first += ROWS_PER_PLAN) {
     int64_t left = run->data.rows - first;
     int count = (int)(left < ROWS_PER_PLAN ? left : ROWS_PER_PLAN);
-    TRY(run_group(run, comm, first, count));
+    TRY(run_group(run, first, count));
     log_progress("row %lld/%lld  %.0f tokens/s", (long long)(first + count), (long long)run->data.rows,
                  (double)run->data.offsets[first + count] / (clock_seconds() - begin));
   }
@@ -106,11 +111,13 @@ static int run_groups(struct taps_run *run, const struct comm *comm) {
 }
 
 static int fill(struct taps_run *run, const struct options *options, struct comm *comm) {
+  TRY(grid_open(&run->grid, comm, (int)options->pipeline_stages, placement_of(options)));
   TRY(comm_agree(comm, open_all(run, options, comm)));
-  engine_banner(&run->engine, comm);
+  TRY(engine_connect(&run->engine));
+  engine_banner(&run->engine);
   TRY(comm_agree(comm, check_size(run)));
   if (comm->rank == 0) compare_sources(run, comm);
-  TRY(run_groups(run, comm));
+  TRY(run_groups(run));
   TRY(tap_store_finish(&run->store));
   if (run->store.unreadable > 0)
     return comm_agree(comm, fail(ERR_INPUT,
@@ -183,6 +190,7 @@ int command_taps(const struct options *options, struct comm *comm) {
   step_plan_close(&run.plan);
   data_order_close(&run.order);
   engine_close(&run.engine);
+  grid_close(&run.grid);
   token_file_free(&run.data);
   return status;
 }

@@ -19,7 +19,7 @@ static int longest_row(const struct training_data *data) {
 }
 
 /* Everything that can fail on one rank alone before the first collective. */
-static int open_all(struct engine *engine, const struct options *options, const struct comm *comm,
+static int open_all(struct engine *engine, const struct options *options, const struct grid *grid,
                     struct training_data *data) {
   TRY(read_data(options, data));
   int capacity = (int)options->micro_batch_tokens, longest = longest_row(data);
@@ -29,9 +29,13 @@ static int open_all(struct engine *engine, const struct options *options, const 
         "a row of the data has %d tokens, more than a micro-batch holds: raise --micro-batch-tokens (now %d) or "
         "tokenize with --max-tokens %d",
         longest, capacity, capacity);
-  TRY(engine_open(
-      engine, options, comm,
-      &(struct engine_plan){.use = ENGINE_TRAIN, .capacity = capacity, .samples = capacity, .positions = longest}));
+  double label_share = (double)data->train.label_tokens / (double)data->train.total;
+  TRY(engine_open(engine, options, grid,
+                  &(struct engine_plan){.use = ENGINE_TRAIN,
+                                        .capacity = capacity,
+                                        .samples = capacity,
+                                        .positions = longest,
+                                        .label_share = label_share}));
   TRY(data_check(engine, &data->train, options->data));
   if (!options->eval_data) return OK;
   if (data->eval.label_tokens == 0)
@@ -39,14 +43,23 @@ static int open_all(struct engine *engine, const struct options *options, const 
   return data_check(engine, &data->eval, options->eval_data);
 }
 
+static int run(struct engine *engine, const struct options *options, struct comm *comm, struct grid *grid,
+               struct training_data *data) {
+  TRY(grid_open(grid, comm, (int)options->pipeline_stages, placement_of(options)));
+  TRY(comm_agree(comm, open_all(engine, options, grid, data)));
+  TRY(engine_connect(engine));
+  return trainer_run(engine, options, data);
+}
+
 int command_train(const struct options *options, struct comm *comm) {
+  struct grid grid = {0};
   struct engine engine = {0};
   struct training_data data = {0};
   signals_catch();
   if (comm->rank == 0) time_limit_start(options->time_limit);
-  int status = comm_agree(comm, open_all(&engine, options, comm, &data));
-  if (status == OK) status = trainer_run(&engine, options, comm, &data);
+  int status = run(&engine, options, comm, &grid, &data);
   engine_close(&engine);
+  grid_close(&grid);
   token_file_free(&data.train);
   token_file_free(&data.eval);
   return status;

@@ -1,0 +1,357 @@
+#include "lanes.h"
+
+#include <stdlib.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/memory.h"
+
+/* ---- messages ------------------------------------------------------------------------------------------- */
+
+enum { TAG_HIDDEN, TAG_S, TAG_DS };
+
+static int link_open(struct link *link, struct lanes *lanes, struct comm *replica, int peer, enum channel_end end,
+                     int tag, int slots) {
+  link->slots = slots;
+  return channel_open(&link->channel, replica, lanes->device, peer, end, tag, slots);
+}
+
+static int link_start(struct link *link, int *message, void *buffer, size_t bytes) {
+  *message = (int)(link->started++ % link->slots);
+  return channel_start(link->channel, *message, buffer, bytes);
+}
+
+static int link_ready(const struct link *link, int message, bool *ready) {
+  if (message == MESSAGE_NONE || !*ready) return OK;
+  return channel_ready(link->channel, message, ready);
+}
+
+static int link_wait(const struct link *link, int *message) {
+  if (*message == MESSAGE_NONE) return OK;
+  int status = channel_wait(link->channel, *message);
+  *message = MESSAGE_NONE;
+  return status;
+}
+
+static bool has_previous(const struct lanes *lanes) {
+  return lanes->order.stage > 0;
+}
+
+static bool has_next(const struct lanes *lanes) {
+  return lanes->order.stage + 1 < lanes->order.stages;
+}
+
+/* ---- opening -------------------------------------------------------------------------------------------- */
+
+int lanes_open(struct lanes *lanes, const struct lanes_parts *parts) {
+  *lanes = (struct lanes){.device = parts->device,
+                          .source = parts->source,
+                          .side = parts->side,
+                          .head = parts->head,
+                          .sums = parts->sums,
+                          .order = parts->order};
+  TRY(memory_array(&lanes->slots, (size_t)lanes->order.slots, sizeof *lanes->slots));
+  TRY(memory_array(&lanes->frames, (size_t)lanes->order.frames, sizeof *lanes->frames));
+  for (int i = 0; i < lanes->order.frames; i++)
+    lanes->frames[i] = (struct frame_messages){MESSAGE_NONE, MESSAGE_NONE, MESSAGE_NONE, MESSAGE_NONE};
+  for (int i = 0; i < lanes->order.slots; i++) {
+    struct slot *slot = &lanes->slots[i];
+    slot->hidden_in = slot->hidden_out = MESSAGE_NONE;
+    TRY(micro_batch_open(&slot->batch, lanes->device, parts->capacity, parts->samples));
+    TRY(device_event_open(lanes->device, &slot->filled));
+    TRY(device_event_open(lanes->device, &slot->freed));
+  }
+  return OK;
+}
+
+int lanes_connect(struct lanes *lanes, struct comm *replica) {
+  int slots = lanes->order.slots, frames = lanes->order.frames, before = replica->rank - 1, after = replica->rank + 1;
+  lanes->timeout = replica->timeout;
+  if (has_previous(lanes)) {
+    TRY(link_open(&lanes->hidden_in, lanes, replica, before, CHANNEL_RECEIVES, TAG_HIDDEN, slots));
+    TRY(link_open(&lanes->s_in, lanes, replica, before, CHANNEL_RECEIVES, TAG_S, frames));
+    TRY(link_open(&lanes->ds_out, lanes, replica, before, CHANNEL_SENDS, TAG_DS, frames));
+  }
+  if (has_next(lanes)) {
+    TRY(link_open(&lanes->hidden_out, lanes, replica, after, CHANNEL_SENDS, TAG_HIDDEN, slots));
+    TRY(link_open(&lanes->s_out, lanes, replica, after, CHANNEL_SENDS, TAG_S, frames));
+    TRY(link_open(&lanes->ds_in, lanes, replica, after, CHANNEL_RECEIVES, TAG_DS, frames));
+  }
+  return OK;
+}
+
+void lanes_close(struct lanes *lanes) {
+  struct link *links[] = {&lanes->hidden_in, &lanes->hidden_out, &lanes->s_in,
+                          &lanes->s_out,     &lanes->ds_in,      &lanes->ds_out};
+  for (size_t i = 0; i < sizeof links / sizeof *links; i++) channel_close(&links[i]->channel);
+  for (int i = 0; lanes->slots && i < lanes->order.slots; i++) {
+    device_event_close(lanes->device, &lanes->slots[i].filled);
+    device_event_close(lanes->device, &lanes->slots[i].freed);
+    micro_batch_close(&lanes->slots[i].batch, lanes->device);
+  }
+  free(lanes->slots);
+  free(lanes->frames);
+  free(lanes->queue);
+  *lanes = (struct lanes){0};
+}
+
+/* ---- the queue ------------------------------------------------------------------------------------------ */
+
+static const struct work *work_at(const struct lanes *lanes, int64_t i) {
+  return &lanes->queue[i % lanes->queue_size];
+}
+
+/* Micro-batch i stays at i % size, so that a longer queue is filled anew. */
+static int lengthen_queue(struct lanes *lanes) {
+  int64_t size = lanes->queue_size ? 2 * lanes->queue_size : 64;
+  struct work *queue;
+  TRY(memory_array(&queue, (size_t)size, sizeof *queue));
+  for (int64_t i = lanes->counts.finished; i < lanes->counts.queued; i++) queue[i % size] = *work_at(lanes, i);
+  free(lanes->queue);
+  lanes->queue = queue;
+  lanes->queue_size = size;
+  return OK;
+}
+
+int lanes_add(struct lanes *lanes, const struct work *work) {
+  if (lanes->counts.queued - lanes->counts.finished == lanes->queue_size) TRY(lengthen_queue(lanes));
+  lanes->queue[lanes->counts.queued++ % lanes->queue_size] = *work;
+  return OK;
+}
+
+/* ---- the backbone lane ---------------------------------------------------------------------------------- */
+
+static struct slot *slot_of(const struct lanes *lanes, int64_t i) {
+  return &lanes->slots[i % lanes->order.slots];
+}
+
+static bool is_live(const struct lanes *lanes, const struct work *work) {
+  return !work->stored || !tap_store_has(lanes->store, work->rows, work->count);
+}
+
+static size_t hidden_bytes(const struct lanes *lanes, const struct work *work) {
+  return device_act_bytes(lanes->device, (size_t)work->tokens * (size_t)lanes->source->backbone->config.hidden);
+}
+
+/* A hidden state is received as soon as its slot is free. */
+static int expect_hidden(struct lanes *lanes) {
+  const struct pipeline_counts *counts = &lanes->counts;
+  if (!has_previous(lanes)) return OK;
+  for (; lanes->hidden_asked < counts->queued && lanes->hidden_asked - counts->finished < lanes->order.slots;
+       lanes->hidden_asked++) {
+    const struct work *work = work_at(lanes, lanes->hidden_asked);
+    int slot = (int)(lanes->hidden_asked % lanes->order.slots);
+    if (is_live(lanes, work))
+      TRY(link_start(&lanes->hidden_in, &lanes->slots[slot].hidden_in, tap_source_input(lanes->source, slot),
+                     hidden_bytes(lanes, work)));
+  }
+  return OK;
+}
+
+static int fill_slot(struct lanes *lanes, int64_t i) {
+  struct slot *slot = slot_of(lanes, i);
+  const struct work *work = work_at(lanes, i);
+  int index = (int)(i % lanes->order.slots);
+  bool live = is_live(lanes, work);
+  TRY(device_wait(lanes->device, slot->freed));
+  TRY(link_wait(&lanes->hidden_out, &slot->hidden_out));
+  TRY(link_wait(&lanes->hidden_in, &slot->hidden_in));
+  TRY(micro_batch_load(&slot->batch, lanes->device, work->data, work->rows, work->count));
+  if (work->stored) {
+    TRY(tap_store_run(lanes->store, index, &slot->batch, work->rows, work->count, &slot->taps));
+    const struct work *next = i + 1 < lanes->counts.queued ? work_at(lanes, i + 1) : NULL;
+    if (next && next->stored) tap_store_expect(lanes->store, next->rows, next->count);
+  } else {
+    TRY(tap_source_run(lanes->source, index, &slot->batch, NULL, &slot->taps));
+  }
+  if (live && has_next(lanes))
+    TRY(link_start(&lanes->hidden_out, &slot->hidden_out, tap_source_output(lanes->source, index),
+                   hidden_bytes(lanes, work)));
+  return device_record(lanes->device, slot->filled);
+}
+
+static int make_taps(struct lanes *lanes, bool *ran) {
+  *ran = false;
+  if (!pipeline_may_make_taps(&lanes->order, &lanes->counts)) return OK;
+  TRY(expect_hidden(lanes));
+  struct slot *slot = slot_of(lanes, lanes->counts.taps);
+  bool ready = true;
+  TRY(link_ready(&lanes->hidden_out, slot->hidden_out, &ready));
+  TRY(link_ready(&lanes->hidden_in, slot->hidden_in, &ready));
+  if (!ready) return OK;
+  double begin = clock_seconds();
+  TRY(device_use_lane(lanes->device, LANE_BACKBONE));
+  int status = fill_slot(lanes, lanes->counts.taps);
+  TRY(device_use_lane(lanes->device, LANE_SIDE));
+  TRY(status);
+  trace_add(lanes->trace, LANE_BACKBONE, "taps", lanes->counts.taps++, begin, clock_seconds());
+  *ran = true;
+  return OK;
+}
+
+/* ---- the side lane -------------------------------------------------------------------------------------- */
+
+static struct side_frame *frame_of(const struct lanes *lanes, int64_t i) {
+  return lanes->side ? &lanes->side->frames[i % lanes->order.frames] : NULL;
+}
+
+static struct frame_messages *messages_of(const struct lanes *lanes, int64_t i) {
+  return &lanes->frames[i % lanes->order.frames];
+}
+
+static size_t s_bytes(const struct lanes *lanes, const struct micro_batch *batch) {
+  return device_act_bytes(lanes->device, (size_t)batch->rows * (size_t)lanes->side->layout.shape.width);
+}
+
+/* s is received as soon as its frame is free, but not that of the next step: parameters change in between. */
+static int expect_s(struct lanes *lanes, int64_t end) {
+  if (!has_previous(lanes) || !lanes->side) return OK;
+  for (; lanes->s_asked < end && lanes->s_asked - lanes->counts.finished < lanes->order.frames; lanes->s_asked++) {
+    size_t row = device_act_bytes(lanes->device, (size_t)lanes->side->layout.shape.width);
+    TRY(link_start(&lanes->s_in, &messages_of(lanes, lanes->s_asked)->s_in, frame_of(lanes, lanes->s_asked)->s_in,
+                   (size_t)work_at(lanes, lanes->s_asked)->tokens * row));
+  }
+  return OK;
+}
+
+static int forward_ready(struct lanes *lanes, int64_t i, bool *ready) {
+  const struct frame_messages *messages = messages_of(lanes, i);
+  *ready = i < lanes->counts.taps;
+  TRY(link_ready(&lanes->s_in, messages->s_in, ready));
+  TRY(link_ready(&lanes->s_out, messages->s_out, ready));
+  return link_ready(&lanes->ds_out, messages->ds_out, ready);
+}
+
+static int forward(struct lanes *lanes, int64_t i, bool backward) {
+  struct slot *slot = slot_of(lanes, i);
+  struct side_frame *frame = frame_of(lanes, i);
+  struct frame_messages *messages = messages_of(lanes, i);
+  TRY(device_wait(lanes->device, slot->filled));
+  TRY(link_wait(&lanes->s_out, &messages->s_out));
+  TRY(link_wait(&lanes->ds_out, &messages->ds_out));
+  TRY(link_wait(&lanes->s_in, &messages->s_in));
+  if (frame) TRY(side_forward(lanes->side, frame, &slot->batch, &slot->taps, NULL));
+  if (lanes->head) TRY(head_forward(lanes->head, &slot->batch, &slot->taps, frame ? frame->s_out : NULL));
+  if (frame && has_next(lanes))
+    TRY(link_start(&lanes->s_out, &messages->s_out, frame->s_out, s_bytes(lanes, &slot->batch)));
+  if (backward && has_next(lanes))
+    return link_start(&lanes->ds_in, &messages->ds_in, frame->ds, s_bytes(lanes, &slot->batch));
+  return lanes->head && !backward ? head_loss(lanes->head, &slot->batch, lanes->sums) : OK;
+}
+
+static int head_collected(const struct lanes *lanes, const struct side_listener *listener) {
+  const struct side_layout *layout = &lanes->side->layout;
+  return listener ? listener->collected(listener->context, layout->final_norm, (int64_t)layout->size) : OK;
+}
+
+static int backward(struct lanes *lanes, int64_t i, const struct side_listener *listener) {
+  struct slot *slot = slot_of(lanes, i);
+  struct side_frame *frame = frame_of(lanes, i);
+  struct frame_messages *messages = messages_of(lanes, i);
+  TRY(link_wait(&lanes->ds_in, &messages->ds_in));
+  if (lanes->head) {
+    TRY(head_backward(lanes->head, &slot->batch, frame->ds, lanes->sums));
+    TRY(head_collected(lanes, listener));
+  }
+  TRY(side_backward(lanes->side, frame, &slot->batch, &slot->taps, lanes->sums, listener));
+  return has_previous(lanes) ? link_start(&lanes->ds_out, &messages->ds_out, frame->ds, s_bytes(lanes, &slot->batch))
+                             : OK;
+}
+
+static int finish_micro_batch(struct lanes *lanes) {
+  TRY(device_record(lanes->device, slot_of(lanes, lanes->counts.finished)->freed));
+  lanes->counts.finished++;
+  return expect_hidden(lanes);
+}
+
+static int try_forward(struct lanes *lanes, int64_t end, bool backward, bool *ran) {
+  struct pipeline_counts *counts = &lanes->counts;
+  TRY(expect_s(lanes, end));
+  TRY(forward_ready(lanes, counts->forward, ran));
+  if (!*ran) return OK;
+  double begin = clock_seconds();
+  TRY(forward(lanes, counts->forward, backward));
+  trace_add(lanes->trace, LANE_SIDE, "forward", counts->forward++, begin, clock_seconds());
+  return backward ? OK : finish_micro_batch(lanes);
+}
+
+static int try_backward(struct lanes *lanes, int64_t end, const struct side_listener *listener, bool *ran) {
+  struct pipeline_counts *counts = &lanes->counts;
+  *ran = true;
+  TRY(link_ready(&lanes->ds_in, messages_of(lanes, counts->finished)->ds_in, ran));
+  if (!*ran) return OK;
+  double begin = clock_seconds();
+  TRY(backward(lanes, counts->finished, counts->finished + 1 == end ? listener : NULL));
+  trace_add(lanes->trace, LANE_SIDE, "backward", counts->finished, begin, clock_seconds());
+  return finish_micro_batch(lanes);
+}
+
+/* ---- both ----------------------------------------------------------------------------------------------- */
+
+/* A neighbour's message is on its way: the core is somebody else's for a moment. `since`: when the waiting began. */
+static int pause_lanes(struct lanes *lanes, double *since) {
+  double now = clock_seconds();
+  if (*since < 0) *since = now;
+  if (lanes->timeout > 0 && now - *since > lanes->timeout)
+    return fail(ERR_SYSTEM,
+                "stage %d of %d has waited %.0f s for a neighbouring stage: look at the other ranks' nodes, or raise "
+                "--comm-timeout",
+                lanes->order.stage + 1, lanes->order.stages, now - *since);
+  nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
+  lanes->idle += clock_seconds() - now;
+  return OK;
+}
+
+int lanes_run(struct lanes *lanes, const struct lanes_pass *pass) {
+  int64_t end = lanes->counts.finished + pass->count;
+  double since = -1;
+  if (end > lanes->counts.queued) return fail(ERR_INTERNAL, "a pass over more micro-batches than are queued");
+  for (enum pipeline_task task;
+       (task = pipeline_side_task(&lanes->order, &lanes->counts, end, pass->backward)) != TASK_NONE;) {
+    bool ran;
+    if (task == TASK_FORWARD)
+      TRY(try_forward(lanes, end, pass->backward, &ran));
+    else
+      TRY(try_backward(lanes, end, pass->listener, &ran));
+    if (!ran) TRY(make_taps(lanes, &ran));
+    if (ran)
+      since = -1;
+    else
+      TRY(pause_lanes(lanes, &since));
+  }
+  return OK;
+}
+
+int lanes_wait(struct lanes *lanes, struct transport *transport) {
+  double since = -1;
+  bool ready;
+  for (;;) {
+    TRY(transport_ready(transport, &ready));
+    if (ready) break;
+    TRY(make_taps(lanes, &ready));
+    if (ready)
+      since = -1;
+    else
+      TRY(pause_lanes(lanes, &since));
+  }
+  return transport_wait(transport);
+}
+
+int lanes_discard(struct lanes *lanes) {
+  struct pipeline_counts *counts = &lanes->counts;
+  double since = -1;
+  while (counts->finished < counts->queued) {
+    bool ran = counts->finished < counts->taps || lanes->order.stages == 1;
+    if (ran) {
+      if (counts->taps == counts->finished) counts->taps++;
+      counts->forward++;
+      lanes->s_asked = counts->forward;
+      TRY(finish_micro_batch(lanes));
+    } else {
+      TRY(make_taps(lanes, &ran));
+      if (!ran) TRY(pause_lanes(lanes, &since));
+    }
+  }
+  return OK;
+}
