@@ -223,6 +223,14 @@ $(BUILD)/bench-kernels: benchmarks/kernels.c benchmarks/kernels_cases.c benchmar
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(filter-out -MMD -MP,$(BASE_CFLAGS)) $(CFLAGS) -o $@ $(filter %.c %.a,$^) $(LDFLAGS) $(LIBS) $(DNNL_LIBS)
 
+.PHONY: bench-taps
+bench-taps: $(BUILD)/bench-taps ## build the benchmark of the tap store's way to the disk (benchmarks/taps-disk.sh runs it)
+
+$(BUILD)/bench-taps: benchmarks/taps_disk.c $(LIBRARY)
+	$(if $(filter 1,$(V)),,@echo "link $@")
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(filter-out -MMD -MP,$(BASE_CFLAGS)) $(CFLAGS) -o $@ $(filter %.c %.a,$^) $(LDFLAGS) $(LIBS)
+
 # ---- use ----------------------------------------------------------------------------------------------------
 
 .PHONY: demo

@@ -273,6 +273,21 @@ static int read_bytes(const struct tap_segment *segment, char *out, size_t size,
   return OK;
 }
 
+/* The disk works on rows while those before them are copied and checked. */
+static void read_ahead(struct tap_reader *reader, const struct tap_place *place) {
+  if (!place->segment) return;
+  struct tap_segment *segment = &reader->segments[place->segment - 1];
+  if (open_segment(reader, segment) != OK) return; /* reading it says so */
+  for (int p = 0; p < TAP_PLANES; p++) {
+    enum tap_plane plane = (enum tap_plane)p;
+    const int64_t *lines = plane == TAP_PLANE_NORMED ? segment->labels : segment->tokens;
+    uint64_t width = tap_plane_bytes(&reader->format, plane), first = (uint64_t)lines[place->index] * width;
+    uint64_t size = (uint64_t)lines[place->index + 1] * width - first;
+    if (size > 0)
+      posix_fadvise(segment->descriptor, (off_t)(segment->offsets[p] + first), (off_t)size, POSIX_FADV_WILLNEED);
+  }
+}
+
 static int read_planes(struct tap_reader *reader, struct tap_segment *segment, int64_t i,
                        const struct tap_planes *out) {
   int64_t token = segment->tokens[i], tokens = segment->tokens[i + 1] - token;
@@ -312,8 +327,11 @@ static int read_row(struct tap_reader *reader, int64_t row, const struct tap_pla
 }
 
 int tap_reader_read(struct tap_reader *reader, const int64_t *rows, int count, const struct tap_planes *out) {
+  enum { AHEAD = 16 };
   struct tap_planes to = *out;
+  for (int i = 0; i < count && i < AHEAD; i++) read_ahead(reader, &reader->places[rows[i]]);
   for (int i = 0; i < count; i++) {
+    if (i + AHEAD < count) read_ahead(reader, &reader->places[rows[i + AHEAD]]);
     TRY(read_row(reader, rows[i], &to));
     to = tap_planes_at(&reader->format, &to, tap_row_tokens(reader->data, rows[i]),
                        tap_row_labels(reader->data, rows[i]));
