@@ -6,9 +6,10 @@
 #include <string.h>
 
 #include "io/backbone_parts.h"
+#include "io/model_shapes.h"
 
 struct backbone_file {
-  struct h5_file *h5;
+  struct h5_file *h5; /* NULL: a shape without weights */
   struct backbone_shape shape;
   struct hash_text digest;
 };
@@ -79,6 +80,31 @@ failed:
   return status;
 }
 
+static int take_shape(struct backbone_shape *out, const char *shape, const char *format, bool double_quantized) {
+  TRY(model_shape_find(shape, &out->config));
+  out->format = WEIGHT_NF4;
+  while (out->format < WEIGHT_BF16 && strcmp(weight_format_name(out->format), format) != 0) out->format++;
+  out->double_quantized = double_quantized && out->format != WEIGHT_BF16;
+  return OK;
+}
+
+int backbone_file_open_shape(struct backbone_file **out, const char *shape, const char *format, bool double_quantized) {
+  struct backbone_file *file;
+  struct buffer text = {0};
+  int status;
+  *out = NULL;
+  TRY(memory_array(&file, 1, sizeof *file));
+  TRY_GOTO(status, cleanup, take_shape(&file->shape, shape, format, double_quantized));
+  TRY_GOTO(status, cleanup, backbone_shape_print(&file->shape, &text));
+  file->digest = hash_bytes(text.data, text.size);
+  *out = file;
+  file = NULL;
+cleanup:
+  buffer_free(&text);
+  backbone_file_close(&file);
+  return status;
+}
+
 void backbone_file_close(struct backbone_file **file) {
   if (!*file) return;
   h5_close(&(*file)->h5);
@@ -102,13 +128,17 @@ const char *backbone_file_digest(const struct backbone_file *file) {
   return file->digest.hex;
 }
 
+static const char *name_of(const struct backbone_file *file) {
+  return file->h5 ? h5_path(file->h5) : "a shape";
+}
+
 static int check_layer(const struct backbone_file *file, int layer) {
   if (layer >= 0 && layer < file->shape.config.layers) return OK;
-  return fail(ERR_INTERNAL, "%s: there is no layer %d", h5_path(file->h5), layer);
+  return fail(ERR_INTERNAL, "%s: there is no layer %d", name_of(file), layer);
 }
 
 static int read_part(struct backbone_file *file, const struct backbone_part *part, void *out) {
-  return h5_read(file->h5, part->name, part->type, part->rows, part->cols, out);
+  return file->h5 ? h5_read(file->h5, part->name, part->type, part->rows, part->cols, out) : OK;
 }
 
 int backbone_file_matrix(struct backbone_file *file, int layer, enum backbone_matrix which, struct matrix *out) {
@@ -116,14 +146,13 @@ int backbone_file_matrix(struct backbone_file *file, int layer, enum backbone_ma
   struct matrix want = backbone_matrix_of(&file->shape, which);
   if (out->format != want.format || out->rows != want.rows || out->cols != want.cols ||
       out->double_quantized != want.double_quantized)
-    return fail(ERR_INTERNAL, "%s: matrix %d of layer %d is asked for in another shape", h5_path(file->h5), which,
-                layer);
+    return fail(ERR_INTERNAL, "%s: matrix %d of layer %d is asked for in another shape", name_of(file), which, layer);
   struct backbone_part parts[MATRIX_PARTS];
   void *data[MATRIX_PARTS];
   int count = backbone_matrix_parts(out, layer, which, parts, data);
   for (int i = 0; i < count; i++) {
     TRY(read_part(file, &parts[i], data[i]));
-    if (has_scale_mean(parts[i].name)) TRY(get_scale_mean(file->h5, parts[i].name, &out->scale_mean));
+    if (file->h5 && has_scale_mean(parts[i].name)) TRY(get_scale_mean(file->h5, parts[i].name, &out->scale_mean));
   }
   return OK;
 }
@@ -165,5 +194,5 @@ static int load_tokenizer(struct h5_file *h5, struct tokenizer **out) {
 
 int backbone_file_tokenizer(struct backbone_file *file, struct tokenizer **out) {
   *out = NULL;
-  return h5_has(file->h5, "/tokenizer") ? load_tokenizer(file->h5, out) : OK;
+  return file->h5 && h5_has(file->h5, "/tokenizer") ? load_tokenizer(file->h5, out) : OK;
 }

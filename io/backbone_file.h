@@ -34,6 +34,9 @@ void backbone_vector_name(int layer, enum backbone_vector which, char name[96]);
 struct backbone_file;
 
 int backbone_file_open(struct backbone_file **out, const char *path);
+/** A backbone by its shape alone (io/model_shapes.h), for planning: no file, no tokenizer, and whoever reads weights finds
+ *  his buffers as they were. `format`: "nf4", "fp4" or "bf16". */
+int backbone_file_open_shape(struct backbone_file **out, const char *shape, const char *format, bool double_quantized);
 void backbone_file_close(struct backbone_file **file);
 const struct model_config *backbone_file_config(const struct backbone_file *file);
 enum weight_format backbone_file_format(const struct backbone_file *file);

@@ -66,20 +66,22 @@ static void free_staged(struct matrix *host) {
 static int place_matrix(struct backbone *backbone, const struct matrix *host, struct matrix *out) {
   *out = *host;
   TRY(place(backbone, &out->codes, host->codes, matrix_code_bytes(host)));
-  if (host->scales) TRY(place(backbone, &out->scales, host->scales, matrix_blocks(host) * sizeof(float)));
-  if (!host->scale_codes) return OK;
-  TRY(place(backbone, &out->scale_codes, host->scale_codes, matrix_blocks(host)));
-  return place(backbone, &out->scale_scales, host->scale_scales, matrix_scale_blocks(host) * sizeof(float));
+  if (host->double_quantized) {
+    TRY(place(backbone, &out->scale_codes, host->scale_codes, matrix_blocks(host)));
+    return place(backbone, &out->scale_scales, host->scale_scales, matrix_scale_blocks(host) * sizeof(float));
+  }
+  if (matrix_blocks(host) == 0) return OK;
+  return place(backbone, &out->scales, host->scales, matrix_blocks(host) * sizeof(float));
 }
 
 static int load_matrix(struct backbone *backbone, struct backbone_file *file, int layer, enum backbone_matrix which) {
-  struct matrix host;
+  struct matrix host, *out = &backbone->layers[layer - backbone->stage.first].matrices[which];
   shape_matrix(&host, file, which);
+  if (backbone->device->counts_only) return place_matrix(backbone, &host, out);
   int status;
   TRY_GOTO(status, cleanup, stage_matrix(&host));
   TRY_GOTO(status, cleanup, backbone_file_matrix(file, layer, which, &host));
-  TRY_GOTO(status, cleanup,
-           place_matrix(backbone, &host, &backbone->layers[layer - backbone->stage.first].matrices[which]));
+  TRY_GOTO(status, cleanup, place_matrix(backbone, &host, out));
 cleanup:
   free_staged(&host);
   return status;
@@ -117,6 +119,7 @@ static int load_table(struct backbone *backbone, struct backbone_file *file,
                       int (*read)(struct backbone_file *, bf16 *), struct matrix *out) {
   const struct model_config *config = &backbone->config;
   struct matrix host = {.format = WEIGHT_BF16, .rows = config->vocabulary, .cols = config->hidden};
+  if (backbone->device->counts_only) return place_matrix(backbone, &host, out);
   int status;
   TRY_GOTO(status, cleanup, stage_matrix(&host));
   TRY_GOTO(status, cleanup, read(file, host.codes));

@@ -15,14 +15,15 @@
 /* ---- opening -------------------------------------------------------------------------------------------- */
 
 static int open_device(struct engine *engine, const struct options *options, const struct model_config *config,
-                       enum engine_use use) {
+                       const struct engine_plan *plan) {
   struct device_limits limits = backbone_limits(config, engine->capacity);
-  if (use == ENGINE_TRAIN) limits.side_hidden = config->hidden / (int)options->reduction_factor;
-  return device_open(&engine->device, &(struct device_options){.name = options->device,
+  if (plan->use == ENGINE_TRAIN) limits.side_hidden = config->hidden / (int)options->reduction_factor;
+  return device_open(&engine->device, &(struct device_options){.name = plan->hardware ? "null" : options->device,
                                                                .cpu_isa = options->cpu_isa,
                                                                .act = options->act,
                                                                .threads = engine->threads,
                                                                .local_rank = engine->grid->world->local_rank,
+                                                               .hardware = plan->hardware,
                                                                .limits = limits});
 }
 
@@ -158,10 +159,10 @@ static int open_with_file(struct engine *engine, struct backbone_file *file, con
   TRY(backbone_file_tokenizer(file, &engine->tokenizer));
   TRY(check_stages(config, grid->stages));
   engine->stage = stage_share(config, plan->label_share, grid->stages, grid->stage);
-  TRY(open_device(engine, options, config, plan->use));
+  TRY(open_device(engine, options, config, plan));
   struct pipeline order = pipeline_make(grid->stages, grid->stage, plan->use == ENGINE_TRAIN,
                                         engine->device->lanes_overlap && plan->use != ENGINE_GENERATE);
-  if (plan->use == ENGINE_TRAIN || plan->use == ENGINE_TAPS) TRY(measure_peak(engine));
+  if (!plan->hardware && (plan->use == ENGINE_TRAIN || plan->use == ENGINE_TAPS)) TRY(measure_peak(engine));
   TRY(backbone_open(&engine->backbone, engine->device, file, &engine->stage, engine->capacity, plan->positions));
   TRY(open_side(engine, options, plan, &order));
   return open_buffers(engine, options, plan, &order);
@@ -172,7 +173,9 @@ int engine_open(struct engine *engine, const struct options *options, const stru
   *engine = (struct engine){.capacity = plan->capacity, .grid = grid};
   engine->threads = options->threads > 0 ? (int)options->threads : threads_of_rank(grid->world->local_size);
   struct backbone_file *file;
-  TRY(backbone_file_open(&file, options->backbone));
+  TRY(options->backbone
+          ? backbone_file_open(&file, options->backbone)
+          : backbone_file_open_shape(&file, options->model_shape, options->format, options->double_quant));
   int status = open_with_file(engine, file, options, plan);
   backbone_file_close(&file);
   return status;
@@ -182,7 +185,14 @@ enum placement placement_of(const struct options *options) {
   return strcmp(options->placement, "replicas") == 0 ? PLACE_REPLICAS : PLACE_STAGES;
 }
 
+static int reduce(void *context, int64_t first, int64_t end) {
+  struct engine *engine = context;
+  return transport_sum(engine->replicas, engine->sums.sums + ((size_t)first - engine->sums.begin),
+                       (size_t)(end - first), ELEMENT_I64);
+}
+
 int engine_connect(struct engine *engine) {
+  engine->reduction = (struct side_listener){.collected = reduce, .context = engine};
   TRY(transport_open(&engine->world, engine->grid->world, engine->device));
   TRY(transport_open(&engine->replicas, engine->grid->stage_comm, engine->device));
   return lanes_connect(&engine->lanes, engine->grid->replica_comm);
@@ -220,6 +230,14 @@ int engine_decode(struct engine *engine, struct kv_cache *backbone_cache, struct
 int engine_zero(struct engine *engine) {
   TRY(device_zero(engine->device, engine->sums.sums, sums_bytes(engine)));
   return device_zero(engine->device, engine->totals, totals_bytes(engine));
+}
+
+int engine_reduce_nothing(struct engine *engine) {
+  const struct side_layout *layout = &engine->side.layout;
+  if (stage_ends(&engine->stage)) TRY(reduce(engine, layout->final_norm, (int64_t)layout->size));
+  for (int l = engine->stage.end - 1; l >= engine->stage.first; l--)
+    TRY(reduce(engine, side_layer_begin(layout, l), side_layer_end(layout, l)));
+  return OK;
 }
 
 int engine_share_totals(struct engine *engine) {

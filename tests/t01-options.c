@@ -51,7 +51,7 @@ static void test_names(void) {
   CHECK_FAILS(ERR_USAGE, "--shedule: unknown option; did you mean schedule?", parse(TRAIN "--shedule linear"));
   CHECK_FAILS(ERR_USAGE, "did you mean micro-batch-tokens?", parse(TRAIN "--micro-batch 5"));
   CHECK_FAILS(ERR_USAGE, "see qst-mpi help train", parse(TRAIN "--xyzzy 5"));
-  CHECK_FAILS(ERR_USAGE, "--steps: an option of train, not of eval", parse("eval --steps 5"));
+  CHECK_FAILS(ERR_USAGE, "--steps: an option of train, plan, not of eval", parse("eval --steps 5"));
   CHECK_FAILS(ERR_USAGE, "of eval, generate, export, not of train", parse(TRAIN "--side S"));
   CHECK_FAILS(ERR_USAGE, "--mix: 'alhpa' is not one of residual, alpha, gate; did you mean alpha?",
               parse(TRAIN "--mix alhpa"));

@@ -18,7 +18,7 @@
 enum { MATRIX_HEAD_DIM = 16 };
 
 /** Bytes a second one way, and seconds before the first of them. */
-struct link {
+struct wire {
   double bandwidth, latency;
 };
 
@@ -38,8 +38,8 @@ struct hardware {
   double memory_bandwidth; /**< bytes a second */
   double memory;           /**< bytes; 0: not known */
   double launch;           /**< seconds that an operation takes at least */
-  struct link host;        /**< between its memory and the host's */
-  struct link node,
+  struct wire host;        /**< between its memory and the host's */
+  struct wire node,
       network; /**< of one processor to others of its node; to other nodes, its share of the node's network */
   const struct measured_cost *measured; /**< [measured_count]; GPUs: none */
   int measured_count;

@@ -17,7 +17,7 @@ static struct null_state *null_state(const struct device *device) {
 
 static void count(struct device *device, int what, double flops, double bytes, double seconds) {
   struct null_state *state = null_state(device);
-  struct work *work = &state->work[state->lane][what];
+  struct counted *work = &state->work[state->lane][what];
   work->calls++;
   work->flops += flops;
   work->bytes += bytes;
@@ -42,10 +42,10 @@ DEVICE_OPERATIONS(NULL_OPERATION)
 static const struct device_operations null_operations = {DEVICE_OPERATIONS(NULL_SLOT)};
 #undef NULL_SLOT
 
-struct work null_lane_work(const struct device *device, enum lane lane) {
-  struct work sum = {0};
+struct counted null_lane(const struct device *device, enum lane lane) {
+  struct counted sum = {0};
   for (int i = 0; i < WORK_COUNT; i++) {
-    const struct work *one = &null_state(device)->work[lane][i];
+    const struct counted *one = &null_state(device)->work[lane][i];
     sum.calls += one->calls;
     sum.flops += one->flops;
     sum.bytes += one->bytes;
@@ -54,7 +54,7 @@ struct work null_lane_work(const struct device *device, enum lane lane) {
   return sum;
 }
 
-const struct work *null_work(const struct device *device, enum lane lane, int operation) {
+const struct counted *null_counted(const struct device *device, enum lane lane, int operation) {
   return &null_state(device)->work[lane][operation];
 }
 
@@ -153,6 +153,7 @@ static const struct device_memory null_memory = {
     .event_close = null_event_close,
     .record = null_event,
     .wait = null_event,
+    .finish = null_event,
     .close = null_close,
 };
 
@@ -184,6 +185,8 @@ int null_open(struct device *device, const struct device_options *options) {
   device->state = state;
   device->memory = &null_memory;
   device->operations = &null_operations;
+  device->counts_only = true;
+  device->lanes_overlap = options->hardware->is_gpu;
   snprintf(device->description, sizeof device->description, "null, in place of %s", options->hardware->name);
   return imitate(device, options);
 }

@@ -13,7 +13,7 @@
 /** Besides the operations: copies from and to the host, memory set to zero. */
 enum { WORK_TRANSFER = OPERATION_COUNT, WORK_ZERO, WORK_COUNT };
 
-struct work {
+struct counted {
   int64_t calls;
   double flops, bytes, seconds;
 };
@@ -21,7 +21,7 @@ struct work {
 struct null_state {
   const struct hardware *hardware;
   enum lane lane;
-  struct work work[LANE_COUNT][WORK_COUNT];
+  struct counted work[LANE_COUNT][WORK_COUNT];
   uintptr_t next; /**< address */
   size_t workspace;
   void *workspace_block;
@@ -33,9 +33,9 @@ bool null_present(void);
 int null_open(struct device *device, const struct device_options *options);
 
 /** What a lane was given since the last null_reset(). */
-struct work null_lane_work(const struct device *device, enum lane lane);
+struct counted null_lane(const struct device *device, enum lane lane);
 /** The part of it that is one operation, or WORK_TRANSFER or WORK_ZERO. */
-const struct work *null_work(const struct device *device, enum lane lane, int operation);
+const struct counted *null_counted(const struct device *device, enum lane lane, int operation);
 void null_reset(struct device *device);
 
 #endif

@@ -42,6 +42,11 @@ const struct command_info command_table[COMMAND_COUNT] = {
                       .arguments = "",
                       .summary = "fill a tap store without training, or check the rows it has",
                       .example = "mpirun -n 2 qst-mpi taps --backbone backbone.h5 --data train.h5 --taps store"},
+    [COMMAND_PLAN] = {.name = "plan",
+                      .arguments = "",
+                      .summary =
+                          "say what a training run would take on other machines: memory, time, wire, whether it fits",
+                      .example = "qst-mpi plan --model-shape llama-2-70b --nodes 2 --gpus-per-node 8 --gpu h100-80"},
 };
 
 const struct option_rule rule_table[] = {
@@ -54,6 +59,13 @@ const struct option_rule rule_table[] = {
     {COMMAND_TRAIN, RULE_EXCLUDES, "downsample", "avgpool", "rank"},
     {COMMAND_TRAIN, RULE_NEEDS, "tap-format", NULL, "taps"},
     {COMMAND_TRAIN, RULE_NEEDS, "eval-every", NULL, "eval-data"},
+    {COMMAND_PLAN, RULE_ONE_OF, "backbone", NULL, "model-shape"},
+    {COMMAND_PLAN, RULE_EXCLUDES, "backbone", NULL, "model-shape"},
+    {COMMAND_PLAN, RULE_EXCLUDES, "data", NULL, "row-tokens"},
+    {COMMAND_PLAN, RULE_EXCLUDES, "data", NULL, "label-share"},
+    {COMMAND_PLAN, RULE_EXCLUDES, "data", NULL, "rows"},
+    {COMMAND_PLAN, RULE_EXCLUDES, "steps", NULL, "epochs"},
+    {COMMAND_PLAN, RULE_NEEDS, "measured", NULL, "sweep"},
     {COMMAND_GENERATE, RULE_EXCLUDES, "prompt", NULL, "in"},
     {COMMAND_GENERATE, RULE_ONE_OF, "prompt", NULL, "in"},
     {COMMAND_GENERATE, RULE_NEEDS, "in", NULL, "out"},

@@ -54,7 +54,7 @@ struct option_rule {
   const char *a, *a_value, *b;
 };
 
-enum { OPTION_LIMIT = 64 }; /**< more than the table has rows */
+enum { OPTION_LIMIT = 96 }; /**< more than the table has rows */
 
 extern const struct option option_table[];
 extern const int option_count;

@@ -21,6 +21,7 @@ enum command {
   COMMAND_INSPECT,
   COMMAND_REPORT,
   COMMAND_TAPS,
+  COMMAND_PLAN,
   COMMAND_COUNT
 };
 
@@ -64,11 +65,16 @@ struct options {
   int64_t max_new_tokens, batch; /**< batch: sequences decoded together */
   bool json;
   int64_t limit; /**< rows used at most; 0 = all */
+  /* plan */
+  char *model_shape, *gpu, *calibration, *measured;
+  int64_t nodes, gpus_per_node;
+  double link; /**< Gbit/s of a node's network; 0: as usual for the GPU */
+  int64_t rows, row_tokens;
+  double label_share;
+  bool sweep;
   /* machine */
   char *device, *cpu_isa, *act;
   int64_t pipeline_stages;
-  char *reduction; /**< exact | fast | fast-bf16 */
-  bool shard_optimizer;
   char *placement; /**< stages | replicas */
   char *trace;
   int64_t threads;

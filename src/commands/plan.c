@@ -1,0 +1,98 @@
+/* plan: what a training run would take on other machines, without computing or a checkpoint. */
+#include "plan.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/memory.h"
+#include "commands/commands.h"
+#include "commands/data.h"
+#include "io/chat.h"
+#include "plan_hardware.h"
+#include "plan_print.h"
+
+/* ---- the data ------------------------------------------------------------------------------------------- */
+
+/* Equal rows, as many as a step takes; labels on the last tokens of each. */
+static int assume_rows(const struct options *options, struct token_file *data) {
+  int64_t rows = options->global_batch, length = options->row_tokens;
+  int64_t unlabelled = length - (int64_t)((double)length * options->label_share + 0.5);
+  *data = (struct token_file){.rows = rows, .total = rows * length, .label_tokens = rows * (length - unlabelled)};
+  TRY(memory_array(&data->tokens, (size_t)data->total, sizeof *data->tokens));
+  TRY(memory_array(&data->labels, (size_t)data->total, sizeof *data->labels));
+  TRY(memory_array(&data->offsets, (size_t)rows + 1, sizeof *data->offsets));
+  for (int64_t row = 0; row <= rows; row++) data->offsets[row] = row * length;
+  for (int64_t i = 0; i < data->total; i++) data->labels[i] = i % length < unlabelled ? LABEL_NONE : 0;
+  return OK;
+}
+
+static int read_rows(const struct options *options, struct token_file *data, int64_t *rows) {
+  *rows = options->rows;
+  if (!options->data) return assume_rows(options, data);
+  TRY(token_file_read(options->data, data));
+  *rows = data->rows;
+  return OK;
+}
+
+/* ---- the plan ------------------------------------------------------------------------------------------- */
+
+static int print_json(const struct plan_request *request, const struct plan *plan) {
+  json_t *root = plan_json(request, plan);
+  int failed = !root || json_dumpf(root, stdout, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) != 0;
+  json_decref(root);
+  if (failed) return fail(ERR_SYSTEM, "standard output could not be written");
+  putchar('\n');
+  return OK;
+}
+
+static int print_text(const struct plan_request *request, const struct plan *plan) {
+  struct buffer text = {0};
+  int status = plan_print(request, plan, &text);
+  if (status == OK) fputs(text.data, stdout);
+  buffer_free(&text);
+  return status;
+}
+
+static int print_remedy(const struct plan_request *request) {
+  int stages;
+  int64_t tokens;
+  bool found;
+  TRY(plan_find_fit(request, &stages, &tokens, &found));
+  if (found && stages > request->stages)
+    printf("fits with  --pipeline-stages %d --micro-batch-tokens %lld\n", stages, (long long)tokens);
+  else if (found)
+    printf("fits with  --micro-batch-tokens %lld\n", (long long)tokens);
+  else
+    printf("fits with  nothing that was tried: more or larger GPUs are needed\n");
+  return OK;
+}
+
+static int make_and_print(const struct plan_request *request) {
+  struct plan plan;
+  TRY(plan_make(request, &plan));
+  int status = request->options->json ? print_json(request, &plan) : print_text(request, &plan);
+  if (status == OK && !plan.fits && !request->options->json) status = print_remedy(request);
+  plan_free(&plan);
+  return status;
+}
+
+static int plan_all(const struct options *options) {
+  struct token_file data = {0};
+  struct plan_request request = {
+      .options = options, .stages = (int)options->pipeline_stages, .placement = placement_of(options), .data = &data};
+  int status;
+  TRY_GOTO(status, cleanup, machine_open(&request.machine, options));
+  TRY_GOTO(status, cleanup, read_rows(options, &data, &request.rows));
+  request.longest = data_longest_row(&data, data.rows);
+  status = make_and_print(&request);
+cleanup:
+  machine_close(&request.machine);
+  token_file_free(&data);
+  return status;
+}
+
+int command_plan(const struct options *options, struct comm *comm) {
+  return comm_agree(comm, comm->rank == 0 ? plan_all(options) : OK);
+}

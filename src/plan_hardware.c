@@ -1,0 +1,97 @@
+#include "plan_hardware.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/memory.h"
+
+/* Between ranks of one host messages are copies in its memory, and between hosts of cpus there is some Ethernet. */
+static const struct wire SHARED_MEMORY = {.bandwidth = 4e9, .latency = 5e-6};
+static const struct wire ETHERNET = {.bandwidth = 1.25e9, .latency = 30e-6};
+
+/* ---- calibration ---------------------------------------------------------------------------------------- */
+
+static int read_number(const json_t *object, const char *key, const char *path, double *out) {
+  const json_t *value = json_object_get(object, key);
+  *out = json_number_value(value);
+  if (json_is_number(value) && *out >= 0) return OK;
+  return fail(ERR_INPUT, "%s: no number \"%s\": give a result of bench-kernels --json", path, key);
+}
+
+/* A row of bench-kernels: work and time of one operation. */
+static int read_case(const json_t *row, const char *path, struct measured_cost *out) {
+  const char *name = json_string_value(json_object_get(row, "operation"));
+  double milliseconds, gigaflops, gigabytes;
+  out->operation = name ? operation_find(name) : OPERATION_COUNT;
+  if (out->operation == OPERATION_COUNT)
+    return fail(ERR_INPUT, "%s: \"%s\" is no operation of this program", path, name ? name : "");
+  TRY(read_number(row, "p50_ms", path, &milliseconds));
+  TRY(read_number(row, "gflops", path, &gigaflops));
+  TRY(read_number(row, "gbytes", path, &gigabytes));
+  out->seconds = milliseconds / 1e3;
+  out->cost.flops = gigaflops * 1e9 * out->seconds;
+  out->cost.bytes = gigabytes * 1e9 * out->seconds;
+  return OK;
+}
+
+static int read_cases(const json_t *root, const char *path, struct machine *out) {
+  const json_t *rows = json_object_get(root, "results");
+  size_t count = json_array_size(rows);
+  if (count == 0) return fail(ERR_INPUT, "%s: no \"results\": give a result of bench-kernels --json", path);
+  TRY(memory_array(&out->measured, count, sizeof *out->measured));
+  for (size_t i = 0; i < count; i++) TRY(read_case(json_array_get(rows, i), path, &out->measured[i]));
+  out->hardware.measured = out->measured;
+  out->hardware.measured_count = (int)count;
+  return OK;
+}
+
+static int read_calibration(const char *path, struct machine *out) {
+  json_error_t error;
+  json_t *root = json_load_file(path, 0, &error);
+  double product, copy;
+  int status;
+  if (!root) return fail(ERR_INPUT, "%s: line %d: %s", path, error.line, error.text);
+  TRY_GOTO(status, cleanup, read_number(root, "product_gflops", path, &product));
+  TRY_GOTO(status, cleanup, read_number(root, "copy_gbytes", path, &copy));
+  out->hardware.matrix_bf16 = out->hardware.vector = product * 1e9;
+  out->hardware.memory_bandwidth = copy * 1e9;
+  out->hardware.achieved = true;
+  if (product <= 0 || copy <= 0) status = fail(ERR_INPUT, "%s: its ceilings are not positive", path);
+  if (status == OK) status = read_cases(root, path, out);
+cleanup:
+  json_decref(root);
+  return status;
+}
+
+/* ---- machines ------------------------------------------------------------------------------------------- */
+
+static int open_cpu(struct machine *out, const char *calibration) {
+  if (!calibration)
+    return fail(ERR_USAGE,
+                "--gpu cpu needs --calibration FILE, written on that machine: make bench-kernels, then "
+                "build/bench-kernels --json FILE");
+  out->hardware = (struct hardware){.name = "cpu", .node = SHARED_MEMORY, .network = ETHERNET};
+  TRY(read_calibration(calibration, out));
+  out->hardware.host = (struct wire){.bandwidth = out->hardware.memory_bandwidth / 2};
+  return OK;
+}
+
+int machine_open(struct machine *out, const struct options *options) {
+  *out = (struct machine){.nodes = (int)options->nodes, .per_node = (int)options->gpus_per_node};
+  const struct hardware *gpu;
+  if (strcmp(options->gpu, "cpu") == 0) {
+    TRY(open_cpu(out, options->calibration));
+  } else {
+    TRY(hardware_find(options->gpu, &gpu));
+    out->hardware = *gpu;
+  }
+  if (options->link > 0) out->hardware.network.bandwidth = options->link * 1e9 / 8 / out->per_node;
+  return OK;
+}
+
+void machine_close(struct machine *machine) {
+  free(machine->measured);
+  *machine = (struct machine){0};
+}

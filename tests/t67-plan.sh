@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# plan as a user meets it: shapes and GPUs by name, what fits and what would, the same memory as a real run's banner, JSON,
+# and errors that say what to do.
+# RUN timeout=120
+# shellcheck source=tests/tiny_run.sh
+. tests/tiny_run.sh
+make_tiny
+
+fails() { # TEXT COMMAND…: must fail and say TEXT
+  local text=$1
+  shift
+  if "$@" >"$work/out" 2>"$work/err"; then die "$*: should have failed"; fi
+  grep -qF -- "$text" "$work/err" || die "$*: said '$(cat "$work/err")', not '$text'"
+}
+
+number() { # KEY FILE: the first number of that name
+  grep -oE "\"$1\": *[0-9.e+-]+" "$2" | head -n 1 | sed 's/.*: *//'
+}
+
+# the published shapes, and the paper's 70B on GPUs that do and don't hold it
+"$QST" plan --model-shape llama-2-70b --gpu h100-80 --nodes 2 --gpus-per-node 8 --global-batch 64 >"$work/70b"
+grep -q "16 replicas of 1 stage" "$work/70b" || die "70b: $(cat "$work/70b")"
+grep -qE "weights 36\.[0-9]+ GB" "$work/70b" || die "70b: its weights are 35.3 GB in NF4 and 1.05 in bf16"
+"$QST" plan --model-shape llama-2-70b --gpu a100-40 --gpus-per-node 8 --global-batch 64 >"$work/40"
+grep -q "DOES NOT FIT" "$work/40" || die "70b in 40 GB: $(cat "$work/40")"
+stages=$(sed -nE 's/^fits with  --pipeline-stages ([0-9]+) .*/\1/p' "$work/40")
+[[ $stages ]] || die "70b in 40 GB: nothing was found that fits"
+"$QST" plan --model-shape llama-2-70b --gpu a100-40 --gpus-per-node 8 --global-batch 64 --pipeline-stages "$stages" \
+  >"$work/fits"
+if grep -q "DOES NOT FIT" "$work/fits"; then die "the remedy does not fit either: $(cat "$work/fits")"; fi
+for shape in llama-3-8b smollm2-360m qwen2.5-7b mistral-7b; do
+  "$QST" plan --json --model-shape "$shape" >"$work/$shape.json"
+  grep -q '"fits": true' "$work/$shape.json" || die "$shape: $(cat "$work/$shape.json")"
+done
+
+# a plan's memory is what a real run says it has
+cat >"$work/calibration.json" <<'END'
+{"product_gflops": 100, "copy_gbytes": 10, "results": [{"operation": "linear", "p50_ms": 1, "gflops": 50, "gbytes": 1}]}
+END
+read -ra options <<<"$(tiny_options)"
+options=("${options[@]:1}")
+options=("${options[@]/--quiet/}")
+words=()
+for word in "${options[@]}"; do if [[ $word ]]; then words+=("$word"); fi; done
+"$QST" plan "${words[@]}" --gpu cpu --calibration "$work/calibration.json" --threads 1 --json >"$work/plan.json"
+"$QST" train "${words[@]}" --threads 1 --steps 1 --out "$work/run" 2>"$work/banner"
+said=$(sed -nE 's/^memory +([0-9]+) MB a rank.*/\1/p' "$work/banner")
+planned=$(number bytes "$work/plan.json")
+[[ $said && $(awk -v b="$planned" 'BEGIN { printf "%.0f", b / 1e6 }') == "$said" ]] ||
+  die "planned $planned bytes, the run says $said MB: $(cat "$work/banner")"
+[[ $(number step_tokens "$work/plan.json") == $(grep -o '"tokens":[0-9]*' "$work/run/metrics.jsonl" | head -n 1 | cut -d: -f2) ]] ||
+  die "the plan's first step has other tokens than the run's"
+[[ $(number steps "$work/plan.json") == 9 ]] || die "100 rows in steps of 12 are 9 steps"
+
+# a faster network is no slower, and the run's length follows from its rows
+speed() { # FILE OPTIONS…: tokens/s of LLaMA-2 7B on 64 nodes
+  "$QST" plan --model-shape llama-2-7b --nodes 64 --gpus-per-node 8 --global-batch 1024 --json "${@:2}" >"$1"
+  number tokens_per_second "$1"
+}
+slow=$(speed "$work/slow.json" --link 10)
+usual=$(speed "$work/usual.json")
+awk -v a="$slow" -v b="$usual" 'BEGIN { exit !(a < b) }' || die "10 Gbit/s are as fast as 3,200"
+
+fails "did you mean llama-2-70b" "$QST" plan --model-shape llama-2-700b
+fails "there are: llama-2-7b" "$QST" plan --model-shape gpt-5
+fails "did you mean rtx4090" "$QST" plan --model-shape llama-2-7b --gpu rtx409
+fails "--calibration FILE" "$QST" plan --model-shape llama-2-7b --gpu cpu
+fails "give a result of bench-kernels" "$QST" plan --model-shape llama-2-7b --gpu cpu --calibration "$work/plan.json"
+fails "raise --global-batch" "$QST" plan --model-shape llama-2-7b --nodes 4 --gpus-per-node 8
+fails "do not divide" "$QST" plan --model-shape llama-2-7b --gpus-per-node 8 --pipeline-stages 3
+fails "raise --micro-batch-tokens" "$QST" plan --model-shape llama-2-7b --row-tokens 4000
+fails "longer than the 4096 positions" "$QST" plan --model-shape llama-2-7b --row-tokens 8000 --micro-batch-tokens 8000
+fails "model-shape" "$QST" plan --gpu h200
+fails "plan runs on" "$QST" eval --device null --backbone "$work/b.h5" --data "$work/e.h5"
