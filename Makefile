@@ -172,8 +172,8 @@ tests: $(TEST_PROGRAMS)
 # Those of a list of names that contain $(search); all without it.
 selected = $(if $(search),$(foreach f,$(1),$(if $(findstring $(search),$(f)),$(f))),$(1))
 
-# Scripts need the program; what search does not ask for is not built.
-check: $(addprefix $(BUILD)/tests/,$(call selected,$(notdir $(TEST_PROGRAMS)))) $(if $(wildcard tests/*$(search)*.sh),$(PROGRAM))
+# Scripts need the programs; what search does not ask for is not built.
+check: $(addprefix $(BUILD)/tests/,$(call selected,$(notdir $(TEST_PROGRAMS)))) $(if $(wildcard tests/*$(search)*.sh),$(PROGRAM) $(BUILD)/bench-comm)
 	$(Q)BUILD=$(BUILD) TIME_FACTOR=$(if $(SAN),5,1) tests/run $(search)
 
 .PHONY: check-cuda
@@ -214,7 +214,14 @@ tidy: ## clang-tidy on the C files (search=TEXT: those whose path contains it)
 
 # ---- benchmarks ---------------------------------------------------------------------------------------------
 
-.PHONY: bench-kernels
+.PHONY: bench-kernels bench-comm
+bench-comm: $(BUILD)/bench-comm ## build the benchmark of communication (mpirun -n 2 build/bench-comm --help)
+
+$(BUILD)/bench-comm: benchmarks/comm.c $(LIBRARY)
+	$(if $(filter 1,$(V)),,@echo "link $@")
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(BASE_CFLAGS) $(CFLAGS) -o $@ $< $(LIBRARY) $(LDFLAGS) $(LIBS)
+
 bench-kernels: $(BUILD)/bench-kernels ## build the benchmark of every kernel (build/bench-kernels --help)
 
 $(BUILD)/bench-kernels: benchmarks/kernels.c benchmarks/kernels_cases.c benchmarks/ceilings.c $(LIBRARY) \

@@ -109,12 +109,13 @@ int metrics_start(struct metrics *metrics, const struct metrics_start *start) {
 
 int metrics_step(struct metrics *metrics, const struct metrics_step *step) {
   return append_object(
-      metrics, json_pack("{s:s, s:I, s:o, s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:I, s:o}", "type", "step", "step",
-                         (json_int_t)step->step, "epoch", number(step->epoch), "loss", number(step->loss), "lr",
-                         number(step->lr), "grad_norm", number(step->grad_norm), "tokens", (json_int_t)step->tokens,
-                         "label_tokens", (json_int_t)step->label_tokens, "tokens_per_second",
-                         number(step->tokens_per_second), "seconds", number(step->seconds), "memory_bytes",
-                         (json_int_t)step->memory_bytes, "fraction_of_peak", number(step->fraction_of_peak)));
+      metrics,
+      json_pack("{s:s, s:I, s:o, s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:I, s:o, s:o}", "type", "step", "step",
+                (json_int_t)step->step, "epoch", number(step->epoch), "loss", number(step->loss), "lr",
+                number(step->lr), "grad_norm", number(step->grad_norm), "tokens", (json_int_t)step->tokens,
+                "label_tokens", (json_int_t)step->label_tokens, "tokens_per_second", number(step->tokens_per_second),
+                "seconds", number(step->seconds), "memory_bytes", (json_int_t)step->memory_bytes, "fraction_of_peak",
+                number(step->fraction_of_peak), "idle", number(step->idle)));
 }
 
 int metrics_eval(struct metrics *metrics, const struct metrics_eval *eval) {

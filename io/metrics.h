@@ -6,7 +6,7 @@
  *   {"type":"start","format":1,"step":0,"version":"0.1.0","device":"cpu avx512","ranks":2,"threads":1,
  *    "trained_parameters":1234567,"options":{"lr":"0.001",…}}      step: done before, > 0 when the run was resumed
  *   {"type":"step","step":1,"epoch":0.01,"loss":2.5,"lr":0.0001,"grad_norm":0.7,"tokens":2048,"label_tokens":512,
- *    "tokens_per_second":1900,"seconds":1.1,"memory_bytes":500000000,"fraction_of_peak":0.6}
+ *    "tokens_per_second":1900,"seconds":1.1,"memory_bytes":500000000,"fraction_of_peak":0.6,"idle":0.02}
  *   {"type":"eval","step":100,"loss":1.5,"perplexity":4.5,"label_tokens":4000}
  *   {"type":"end","step":1000,"seconds":512.5}
  *
@@ -41,6 +41,7 @@ struct metrics_step {
   double seconds;               /**< since the start line, evaluations and checkpoints included */
   int64_t memory_bytes;         /**< peak resident memory of the largest rank so far */
   double fraction_of_peak;      /**< of the machine's measured matrix product rate; NAN if not measured */
+  double idle; /**< share of the step in which the busiest rank waited for others; NAN where the host cannot see it */
 };
 
 struct metrics_eval {

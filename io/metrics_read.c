@@ -36,6 +36,12 @@ static int number_of(const json_t *object, const char *key, double *out) {
   return json_is_number(value) || json_is_null(value) ? OK : fail(ERR_INPUT, "\"%s\" is not a number", key);
 }
 
+/* NAN where the line was written by a version without this number. */
+static int newer_number_of(const json_t *object, const char *key, double *out) {
+  *out = (double)NAN;
+  return json_object_get(object, key) ? number_of(object, key, out) : OK;
+}
+
 static int integer_of(const json_t *object, const char *key, int64_t *out) {
   const json_t *value = json_object_get(object, key);
   *out = json_integer_value(value);
@@ -114,6 +120,7 @@ static int read_step(const json_t *object, struct metrics_log *log) {
   TRY(number_of(object, "seconds", &step->seconds));
   TRY(integer_of(object, "memory_bytes", &step->memory_bytes));
   TRY(number_of(object, "fraction_of_peak", &step->fraction_of_peak));
+  TRY(newer_number_of(object, "idle", &step->idle));
   log->step_count++;
   return OK;
 }

@@ -70,6 +70,7 @@ VALUE(best_loss_of, summary->best_eval_loss)
 VALUE(best_step_of, summary->best_step < 0 ? (double)NAN : (double)summary->best_step)
 VALUE(throughput_of, summary->tokens_per_second)
 VALUE(percent_of, 100 * summary->fraction_of_peak)
+VALUE(idle_of, 100 * summary->idle)
 VALUE(memory_of, summary->memory_bytes ? (double)summary->memory_bytes / 1e6 : (double)NAN)
 VALUE(parameters_of, run->log.start_count ? (double)run->log.start.trained_parameters : (double)NAN)
 VALUE(ranks_of, run->log.start_count ? (double)run->log.start.ranks : (double)NAN)
@@ -88,6 +89,7 @@ static const struct row ROWS[] = {
     {"step of the best", "%.0f", best_step_of},
     {"tokens/s, median", "%.0f", throughput_of},
     {"% of the matrix product rate, median", "%.0f", percent_of},
+    {"idle time of the busiest rank, %, median", "%.1f", idle_of},
     {"peak memory of a rank, MB", "%.0f", memory_of},
     {"trained parameters", "%.0f", parameters_of},
     {"ranks", "%.0f", ranks_of},

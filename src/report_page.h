@@ -20,7 +20,7 @@ struct report_summary {
   double train_loss; /**< mean over the last twentieth of the steps */
   double first_eval_loss, last_eval_loss, best_eval_loss;
   int64_t best_step;
-  double tokens_per_second, fraction_of_peak; /**< medians over the steps */
+  double tokens_per_second, fraction_of_peak, idle; /**< medians over the steps */
   int64_t memory_bytes;
 };
 /** ERR_MEMORY only. */

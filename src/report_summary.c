@@ -11,6 +11,10 @@ static double fraction_of(const struct metrics_step *step) {
   return step->fraction_of_peak;
 }
 
+static double idle_of(const struct metrics_step *step) {
+  return step->idle;
+}
+
 static int compare(const void *a, const void *b) {
   const double x = *(const double *)a, y = *(const double *)b;
   return (x > y) - (x < y);
@@ -76,5 +80,6 @@ int report_summarize(const struct metrics_log *log, struct report_summary *out) 
   if (log->ended) out->seconds = log->end.seconds;
   summarize_evals(log, out);
   TRY(median(log, throughput_of, &out->tokens_per_second));
-  return median(log, fraction_of, &out->fraction_of_peak);
+  TRY(median(log, fraction_of, &out->fraction_of_peak));
+  return median(log, idle_of, &out->idle);
 }

@@ -1,5 +1,6 @@
 #include "run_log.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -70,7 +71,7 @@ static void say_step(struct run_log *log, const struct step_facts *facts) {
                (double)facts->tokens / facts->seconds, 100 * facts->flops / facts->seconds / log->peak, left);
 }
 
-static int write_step(struct run_log *log, const struct step_facts *facts, int64_t memory) {
+static int write_step(struct run_log *log, const struct step_facts *facts, int64_t memory, double idle) {
   return metrics_step(log->metrics,
                       &(struct metrics_step){.step = facts->step,
                                              .epoch = facts->epoch,
@@ -82,15 +83,19 @@ static int write_step(struct run_log *log, const struct step_facts *facts, int64
                                              .tokens_per_second = (double)facts->tokens / facts->seconds,
                                              .seconds = clock_seconds() - log->begin,
                                              .memory_bytes = memory,
-                                             .fraction_of_peak = facts->flops / facts->seconds / log->peak});
+                                             .fraction_of_peak = facts->flops / facts->seconds / log->peak,
+                                             .idle = idle / facts->seconds});
 }
 
 int run_log_step(struct run_log *log, const struct step_facts *facts) {
-  int64_t memory = resident_peak();
-  TRY(comm_max_i64(log->comm, &memory, 1));
+  bool known = isfinite(facts->idle);
+  int64_t largest[] = {resident_peak(), known ? -llround(1e9 * facts->idle) : 0};
+  TRY(comm_max_i64(log->comm, largest, 2));
+  double idle = known ? -1e-9 * (double)largest[1] : (double)NAN;
   log->busy += facts->seconds;
+  log->idle += idle;
   say_step(log, facts);
-  return log->comm->rank == 0 ? write_step(log, facts, memory) : OK;
+  return log->comm->rank == 0 ? write_step(log, facts, largest[0], idle) : OK;
 }
 
 int run_log_eval(struct run_log *log, int64_t step, const struct evaluation *evaluation, bool improved) {
@@ -113,6 +118,8 @@ int run_log_end(struct run_log *log, int64_t best_step) {
   char took[24];
   clock_format(clock_seconds() - log->begin, took);
   log_note("done       in %s: %s/latest%s", took, out, best_step >= 0 ? ", and the best by evaluation loss: best" : "");
+  if (log->comm->size > 1 && isfinite(log->idle) && log->busy > 0)
+    log_note("idle       %.1f %% of the steps' time on the rank with the most to do", 100 * log->idle / log->busy);
   log_note("next       qst-mpi generate --backbone %s --side %s --prompt TEXT", log->options->backbone, out);
   log_note("           qst-mpi report %s", out);
   if (log->comm->rank != 0) return OK;

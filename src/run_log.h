@@ -18,6 +18,7 @@ struct step_facts {
   int64_t tokens, label_tokens; /**< of all ranks */
   double flops;                 /**< of all ranks */
   double seconds;               /**< of this step */
+  double idle;                  /**< those of them in which this rank's lanes had nothing to do; NAN: not known */
   enum stop_reason stop;        /**< why the run ends after it */
 };
 
@@ -28,6 +29,7 @@ struct run_log {
   int64_t first, steps; /**< steps done before, and in all */
   double begin;         /**< clock_seconds() at the start */
   double busy;          /**< seconds of all steps so far */
+  double idle;          /**< those of them in which the busiest rank had nothing to do */
   double peak;          /**< FLOP/s of all ranks together */
   double said;          /**< when the last line was printed */
 };

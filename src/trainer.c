@@ -233,7 +233,7 @@ static int share_totals(struct trainer *trainer, int64_t labels) {
 static int run_step(struct trainer *trainer, int64_t step, struct step_facts *facts) {
   struct engine *engine = trainer->engine;
   const struct options *options = trainer->options;
-  double begin = clock_seconds();
+  double begin = clock_seconds(), idle = engine->lanes.idle;
   TRY(queue_ahead(trainer, step));
   int64_t labels = trainer->plan.label_tokens > 0 ? trainer->plan.label_tokens : 1;
   TRY(sum_gradients(trainer));
@@ -245,6 +245,7 @@ static int run_step(struct trainer *trainer, int64_t step, struct step_facts *fa
   trace_add(engine->lanes.trace, LANE_SIDE, "update", step, update, clock_seconds());
   facts->loss = engine_loss(engine) / (double)labels;
   facts->seconds = clock_seconds() - begin;
+  facts->idle = engine->device->lanes_overlap ? (double)NAN : engine->lanes.idle - idle;
   facts->step = step;
   facts->epoch = (double)places_after(trainer, step) / (double)trainer->data->train.rows;
   facts->stop = stop_reason(engine->host_totals[TOTAL_STOP]);

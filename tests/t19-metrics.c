@@ -33,7 +33,8 @@ static void write_run(int64_t first, int64_t last) {
                                 .tokens_per_second = 1000,
                                 .seconds = 2 * (double)i,
                                 .memory_bytes = (int64_t)5 << 30,
-                                .fraction_of_peak = 0.5};
+                                .fraction_of_peak = 0.5,
+                                .idle = 0.03};
     CHECK_OK(metrics_step(metrics, &step));
   }
   CHECK_OK(metrics_eval(metrics, &(struct metrics_eval){last, 0.5, exp(0.5), 99}));
@@ -61,6 +62,7 @@ static void written_is_read(void) {
   if (log.step_count == 5) {
     CHECK(isnan(log.steps[1].loss) && isnan(log.steps[1].grad_norm));
     CHECK(log.steps[2].step == 3 && log.steps[2].loss == 1.0 && log.steps[2].memory_bytes == (int64_t)5 << 30);
+    CHECK(log.steps[2].idle == 0.03);
   }
   CHECK(log.eval_count && log.evals[0].step == 5 && log.evals[0].label_tokens == 99);
   metrics_log_free(&log);
