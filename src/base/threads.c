@@ -18,14 +18,14 @@ static long slurm_share(int local_ranks) {
   return each ? each : count_in("SLURM_CPUS_ON_NODE") / local_ranks;
 }
 
+/* Ranks may be bound to cores of their own, or several to the same socket. */
 static long processors(int local_ranks) {
-  long online = sysconf(_SC_NPROCESSORS_ONLN);
+  long online = sysconf(_SC_NPROCESSORS_ONLN), share = slurm_share(local_ranks);
   cpu_set_t allowed;
   CPU_ZERO(&allowed);
   long bound = sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? CPU_COUNT(&allowed) : online;
-  long share = slurm_share(local_ranks);
-  if (share) return share < bound ? share : bound;
-  return bound < online ? bound : online / local_ranks;
+  if (share == 0) share = online / local_ranks;
+  return share < bound ? share : bound;
 }
 
 int threads_of_rank(int local_ranks) {
