@@ -160,3 +160,12 @@ int device_wait(struct device *device, struct device_event *event) {
 int device_finish(struct device *device, struct device_event *event) {
   return event ? device->memory->finish(device, event) : OK;
 }
+
+int device_task_begin(struct device *device, uint64_t key, bool *replayed) {
+  *replayed = false;
+  return device->memory->task_begin ? device->memory->task_begin(device, key, replayed) : OK;
+}
+
+int device_task_end(struct device *device) {
+  return device->memory->task_end ? device->memory->task_end(device) : OK;
+}

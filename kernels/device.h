@@ -396,6 +396,9 @@ struct device_memory {
   int (*record)(struct device *, struct device_event *event);
   int (*wait)(struct device *, struct device_event *event);
   int (*finish)(struct device *, struct device_event *event);
+  /* Optional, both or none: a device without them never replays. */
+  int (*task_begin)(struct device *, uint64_t key, bool *replayed);
+  int (*task_end)(struct device *);
   /* Optional, both or none: a device without them copies from and to any memory alike. */
   int (*host_allocate)(struct device *, void **out, size_t bytes);
   void (*host_release)(struct device *, void *block);
@@ -468,6 +471,13 @@ int device_record(struct device *device, struct device_event *event);
 int device_wait(struct device *device, struct device_event *event);
 /** The host goes on when what the event marked last is done; at once when it never marked anything. */
 int device_finish(struct device *device, struct device_event *event);
+
+/** Brackets operations on the current lane that come again and again. Equal keys promise the same operations with the same
+ *  arguments, also those that are host numbers; what is in device memory may differ. With *replayed set the work has been
+ *  given to the lane and the operations are left out; device_task_end() comes either way, but need not after an error, when
+ *  the device can only be closed. Between the two: operations and device_zero() only, no copies, waits or events. */
+int device_task_begin(struct device *device, uint64_t key, bool *replayed);
+int device_task_end(struct device *device);
 
 static inline size_t device_act_bytes(const struct device *device, size_t elements) {
   return elements * dtype_size(device->act);

@@ -18,6 +18,15 @@
 
 struct cuda_product; /**< the matrix products' own state: product.h */
 
+/** A task that was begun before, and its recording from the second time on. */
+struct cuda_task {
+  uint64_t key;
+  enum lane lane;
+  bool seen;
+  cudaGraphExec_t graph;
+};
+enum { CUDA_TASKS = 64 };
+
 struct cuda_state {
   struct cuda_context lanes[LANE_COUNT];
   enum lane lane;  /**< the current one */
@@ -25,6 +34,8 @@ struct cuda_state {
   size_t workspace_bytes;
   struct cuda_fault *found; /**< [LANE_COUNT] pinned host memory: what the last wait saw */
   struct cuda_product *product;
+  struct cuda_task tasks[CUDA_TASKS];      /**< by hash */
+  struct cuda_task *recording[LANE_COUNT]; /**< the lane's work goes there instead of being done; or NULL */
 };
 
 static inline struct cuda_state *cuda_state(const struct device *device) {
@@ -46,6 +57,11 @@ int cuda_open(struct device *device, const struct device_options *options);
 
 /** OK, or the error with what was being done. */
 int cuda_check(cudaError_t error, const char *what);
+
+/** The slots of device_task_begin() and device_task_end(): graph.c. */
+int cuda_task_begin(struct device *device, uint64_t key, bool *replayed);
+int cuda_task_end(struct device *device);
+void cuda_tasks_close(struct cuda_state *state);
 
 /** memory.c */
 extern const struct device_memory cuda_memory;

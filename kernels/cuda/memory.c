@@ -146,6 +146,7 @@ static int cuda_finish(struct device *device, struct device_event *event) {
 static void cuda_close(struct device *device) {
   struct cuda_state *state = cuda_state(device);
   if (!state) return;
+  cuda_tasks_close(state);
   cuda_product_close(device);
   device_release(device, MEMORY_WORKSPACE, &state->workspace, state->workspace_bytes);
   if (state->found) cudaFreeHost(state->found);
@@ -170,5 +171,7 @@ const struct device_memory cuda_memory = {
     .finish = cuda_finish,
     .host_allocate = cuda_host_allocate,
     .host_release = cuda_host_release,
+    .task_begin = cuda_task_begin,
+    .task_end = cuda_task_end,
     .close = cuda_close,
 };

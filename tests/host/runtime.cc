@@ -17,9 +17,19 @@
 #define ASAN_UNPOISON_MEMORY_REGION(block, bytes) ((void)(block), (void)(bytes))
 #endif
 
+/** What a stream was given while it was captured. */
+struct CUgraph_st {
+  std::vector<std::function<cudaError_t()>> work;
+};
+
+struct CUgraphExec_st {
+  CUgraph_st graph;
+};
+
 struct CUstream_st {
   std::deque<std::function<cudaError_t()>> work;
   size_t given = 0, done = 0;
+  cudaGraph_t captured = nullptr; /**< where its work goes instead */
 };
 
 struct CUevent_st {
@@ -139,6 +149,10 @@ unsigned host_random(unsigned limit) {
 }
 
 void host_enqueue(cudaStream_t stream, std::function<cudaError_t()> work) {
+  if (stream->captured) {
+    stream->captured->work.push_back(std::move(work));
+    return;
+  }
   stream->work.push_back(std::move(work));
   stream->given++;
 }
@@ -169,6 +183,8 @@ const char *cudaGetErrorString(cudaError_t error) {
       return "no CUDA-capable device is detected";
     case cudaErrorLaunchFailure:
       return "unspecified launch failure";
+    case cudaErrorStreamCaptureUnsupported:
+      return "operation not permitted when stream is capturing";
   }
   return "unknown error";
 }
@@ -209,6 +225,8 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  delete stream->captured;
+  stream->captured = nullptr;
   cudaError_t status = cudaStreamSynchronize(stream);
   streams.erase(stream);
   delete stream;
@@ -216,6 +234,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (stream->captured) return failed(cudaErrorStreamCaptureUnsupported);
   return wait_until(stream, stream->given);
 }
 
@@ -231,6 +250,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  if (stream->captured) return failed(cudaErrorStreamCaptureUnsupported);
   *event = {stream, stream->given};
   return cudaSuccess;
 }
@@ -241,8 +261,45 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags) {
   (void)flags;
+  if (stream->captured) return failed(cudaErrorStreamCaptureUnsupported);
   if (event->stream && event->stream != stream)
     host_enqueue(stream, [then = *event] { return run_until(then.stream, then.given); });
+  return cudaSuccess;
+}
+
+/* ---- graphs: work that is put on a stream again and again, with the arguments it had when it was captured -------- */
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode mode) {
+  (void)mode;
+  if (stream->captured) return failed(cudaErrorStreamCaptureUnsupported);
+  stream->captured = new CUgraph_st;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
+  *graph = stream->captured;
+  stream->captured = nullptr;
+  return *graph ? cudaSuccess : failed(cudaErrorInvalidValue);
+}
+
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long flags) {
+  (void)flags;
+  *out = new CUgraphExec_st{*graph};
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
+  for (const auto &work : graph->graph.work) host_enqueue(stream, work);
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
+  delete graph;
   return cudaSuccess;
 }
 
@@ -272,6 +329,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
   bool good = (kind == cudaMemcpyDeviceToHost || host_on_device(to, bytes, "copy to")) &&
               (kind == cudaMemcpyHostToDevice || host_on_device(from, bytes, "copy from"));
   if (!good) return failed(cudaErrorInvalidValue);
+  if (stream->captured && kind != cudaMemcpyDeviceToDevice) return failed(cudaErrorStreamCaptureUnsupported);
   if (kind == cudaMemcpyHostToDevice && !find(from, &inside)) { /* pageable: read before the call returns */
     auto kept = std::make_shared<std::vector<char>>((const char *)from, (const char *)from + bytes);
     host_enqueue(stream, [=] {
