@@ -29,6 +29,7 @@ static const struct tap_format format = {.backbone = "none",
                                          .hidden = HIDDEN,
                                          .cols = HIDDEN,
                                          .window = 1,
+                                         .taps = LAYERS + 1,
                                          .act = DTYPE_BF16};
 
 static int make_data(int64_t rows) {

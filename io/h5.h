@@ -52,13 +52,13 @@ int h5_write_begin(struct h5_file *file, const char *name, enum h5_type type, ui
 int h5_write_more(struct h5_file *file, const void *data, uint64_t elements);
 int h5_write_end(struct h5_file *file);
 
-/** A dataset [Σ rows, cols] that shows the datasets of this name in other files of the same folder, one below the other
- *  (a virtual dataset of HDF5 1.10). For readers other than h5_read(): it has no bytes of its own, and so no checksum. */
+/** A dataset [rows, cols] that shows the datasets of this name in other files of the same folder, each at its place (a
+ *  virtual dataset of HDF5 1.10). For readers other than h5_read(): it has no bytes of its own, and so no checksum. */
 struct h5_part {
   const char *file; /**< name within the folder */
-  uint64_t rows;
+  uint64_t row, rows, col, cols;
 };
-int h5_write_virtual(struct h5_file *file, const char *name, enum h5_type type, uint64_t cols,
+int h5_write_virtual(struct h5_file *file, const char *name, enum h5_type type, uint64_t rows, uint64_t cols,
                      const struct h5_part *parts, size_t count);
 
 bool h5_has(struct h5_file *file, const char *name);

@@ -3,9 +3,8 @@
 
 #include "io/h5_internal.h"
 
-static bool map_part(hid_t creation, hid_t space, const char *name, const struct h5_part *part, uint64_t first,
-                     uint64_t cols) {
-  hsize_t start[2] = {first, 0}, extent[2] = {part->rows, cols};
+static bool map_part(hid_t creation, hid_t space, const char *name, const struct h5_part *part) {
+  hsize_t start[2] = {part->row, part->col}, extent[2] = {part->rows, part->cols};
   hid_t source = H5Screate_simple(2, extent, NULL);
   bool good = H5Sselect_hyperslab(space, H5S_SELECT_SET, start, NULL, extent, NULL) >= 0 &&
               H5Pset_virtual(creation, space, part->file, name, source) >= 0;
@@ -13,25 +12,20 @@ static bool map_part(hid_t creation, hid_t space, const char *name, const struct
   return good;
 }
 
-/* Maps each part to its rows of `space`, which ends with everything selected. */
-static bool map_parts(hid_t creation, hid_t space, const char *name, const struct h5_part *parts, size_t count,
-                      uint64_t cols) {
-  uint64_t first = 0;
-  for (size_t i = 0; i < count; i++) {
-    if (parts[i].rows > 0 && !map_part(creation, space, name, &parts[i], first, cols)) return false;
-    first += parts[i].rows;
-  }
+/* Maps each part to its place in `space`, which ends with everything selected. */
+static bool map_parts(hid_t creation, hid_t space, const char *name, const struct h5_part *parts, size_t count) {
+  for (size_t i = 0; i < count; i++)
+    if (parts[i].rows > 0 && !map_part(creation, space, name, &parts[i])) return false;
   return H5Sselect_all(space) >= 0;
 }
 
-int h5_write_virtual(struct h5_file *file, const char *name, enum h5_type type, uint64_t cols,
+int h5_write_virtual(struct h5_file *file, const char *name, enum h5_type type, uint64_t rows, uint64_t cols,
                      const struct h5_part *parts, size_t count) {
   TRY(h5_make_groups(file, name, false));
-  hsize_t extent[2] = {0, cols};
-  for (size_t i = 0; i < count; i++) extent[0] += parts[i].rows;
+  hsize_t extent[2] = {rows, cols};
   hid_t creation = H5Pcreate(H5P_DATASET_CREATE), space = H5Screate_simple(2, extent, NULL);
   int status = h5_object_properties(creation);
-  if (status == OK && !map_parts(creation, space, name, parts, count, cols))
+  if (status == OK && !map_parts(creation, space, name, parts, count))
     status = h5_fault(file, "HDF5 refuses the parts of %s", name);
   if (status == OK) {
     hid_t dataset = H5Dcreate2(file->id, name, h5_file_type(type), space, H5P_DEFAULT, creation, H5P_DEFAULT);

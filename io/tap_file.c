@@ -6,6 +6,13 @@
 
 #include "base/memory.h"
 
+struct tap_format tap_format_whole(const struct tap_format *format) {
+  struct tap_format whole = *format;
+  whole.first = 0;
+  whole.taps = format->layers + 1;
+  return whole;
+}
+
 /* ---- planes --------------------------------------------------------------------------------------------- */
 
 static const char *const plane_names[] = {
@@ -16,8 +23,9 @@ const char *tap_plane_name(enum tap_plane plane) {
 }
 
 uint64_t tap_plane_cols(const struct tap_format *format, enum tap_plane plane) {
-  uint64_t taps = (uint64_t)format->layers + 1, cols = (uint64_t)format->cols;
-  if (plane == TAP_PLANE_NORMED) return (uint64_t)format->hidden;
+  uint64_t taps = (uint64_t)format->taps, cols = (uint64_t)format->cols;
+  bool last = format->first + format->taps == format->layers + 1;
+  if (plane == TAP_PLANE_NORMED) return last ? (uint64_t)format->hidden : 0;
   if (plane == TAP_PLANE_TAPS) return taps * cols;
   return format->int8 ? taps * ((cols + TAP_BLOCK - 1) / TAP_BLOCK) : 0;
 }
@@ -108,6 +116,8 @@ int tap_format_write(struct h5_file *file, const struct tap_format *format) {
   struct fact facts[FACTS];
   list_facts(format, facts);
   for (int i = 0; i < FACTS; i++) TRY(h5_set_text(file, "/", facts[i].name, facts[i].text));
+  TRY(h5_set_integer(file, "/", "first", format->first));
+  TRY(h5_set_integer(file, "/", "taps", format->taps));
   return h5_set_text(file, "/", "writer", h5_libraries());
 }
 
@@ -137,6 +147,18 @@ static int read_size(struct h5_file *file, const char *name, int *out) {
   return OK;
 }
 
+static int read_range(struct h5_file *file, struct tap_format *out) {
+  int64_t first, taps;
+  TRY(h5_get_integer(file, "/", "first", &first));
+  TRY(h5_get_integer(file, "/", "taps", &taps));
+  if (first < 0 || taps < 1 || first > out->layers || taps > out->layers + 1 - first)
+    return fail(ERR_INPUT, "%s: taps %lld to %lld of %d", h5_path(file), (long long)first, (long long)(first + taps),
+                out->layers + 1);
+  out->first = (int)first;
+  out->taps = (int)taps;
+  return OK;
+}
+
 int tap_format_read(struct h5_file *file, struct tap_format *out) {
   char act[16], numbers[16];
   *out = (struct tap_format){0};
@@ -151,7 +173,7 @@ int tap_format_read(struct h5_file *file, struct tap_format *out) {
   TRY(read_text(file, "numbers", numbers, sizeof numbers));
   out->act = strcmp(act, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
   out->int8 = strcmp(numbers, "int8") == 0;
-  return OK;
+  return read_range(file, out);
 }
 
 int tap_format_check(struct h5_file *file, const struct tap_format *format) {
@@ -207,7 +229,7 @@ static int block_size(const struct tap_format *format, int first) {
 void tap_encode(const struct tap_format *format, const void *taps, int64_t tokens, const struct tap_planes *planes) {
   float *scale = (float *)(void *)planes->at[TAP_PLANE_SCALES];
   size_t at = 0;
-  for (int64_t tap = 0; tap < tokens * (format->layers + 1); tap++)
+  for (int64_t tap = 0; tap < tokens * format->taps; tap++)
     for (int first = 0; first < format->cols; first += TAP_BLOCK) {
       float block[TAP_BLOCK];
       int count = block_size(format, first);
@@ -220,7 +242,7 @@ void tap_encode(const struct tap_format *format, const void *taps, int64_t token
 void tap_decode(const struct tap_format *format, const struct tap_planes *planes, int64_t tokens, void *taps) {
   const float *scale = (const float *)(const void *)planes->at[TAP_PLANE_SCALES];
   size_t at = 0;
-  for (int64_t tap = 0; tap < tokens * (format->layers + 1); tap++)
+  for (int64_t tap = 0; tap < tokens * format->taps; tap++)
     for (int first = 0; first < format->cols; first += TAP_BLOCK) {
       int count = block_size(format, first);
       store_block(format->act, (const int8_t *)planes->at[TAP_PLANE_TAPS] + at, *scale++, count, taps, at);

@@ -2,17 +2,18 @@
  * @file tap_file.h
  * A store of taps on disk: a folder of sealed segment files, format "qst-taps" version 1 (HDF5), each with the taps of some
  * rows of a token file, in any order. What a segment holds never changes; its name follows from its rows, so that two
- * writers of the same rows write the same file.
+ * writers of the same rows write the same file. A stage of a pipeline writes segments of its own taps only: a row is in the
+ * store when all of its taps are in some segments.
  *
  *   / attributes: format, version, backbone and data (digests), kind ("hidden", "maxpool", "avgpool"), layers, hidden, cols,
- *     window, numbers ("bf16", "f32", "int8"), act ("bf16", "f32"), writer
+ *     window, first and taps (tap first … first + taps − 1 of layers + 1), numbers ("bf16", "f32", "int8"), act ("bf16", "f32"), writer
  *   /rows i64 [n]             row numbers in the token file
  *   /tokens i64 [n + 1]       row i has the tokens tokens[i] .. tokens[i + 1] of this segment
  *   /labels i64 [n + 1]       and the label rows labels[i] .. labels[i + 1]
  *   /hashes u8 [n, 32]        of the bytes of row i in /taps, /scales, /normed (base/hash.h), as text
- *   /taps [tokens, (layers + 1) · cols]   u16 (bf16 bits), f32, or u8 (int8, two's complement)
- *   /scales f32 [tokens, (layers + 1) · blocks]   int8 only: value = code · scale; blocks of TAP_BLOCK within a tap
- *   /normed [labels, hidden]  u16 or f32, never int8
+ *   /taps [tokens, taps · cols]   u16 (bf16 bits), f32, or u8 (int8, two's complement)
+ *   /scales f32 [tokens, taps · blocks]   int8 only: value = code · scale; blocks of TAP_BLOCK within a tap
+ *   /normed [labels, hidden]  u16 or f32, never int8; where the last tap is
  */
 #ifndef QST_IO_TAP_FILE_H
 #define QST_IO_TAP_FILE_H
@@ -28,9 +29,16 @@ struct tap_format {
   char backbone[33], data[33]; /**< digests */
   char kind[16];
   int layers, hidden, cols, window;
+  int first, taps; /**< of the file or the rank; the whole has 0 and layers + 1 */
   enum dtype act;
   bool int8;
 };
+
+static inline bool tap_format_is_whole(const struct tap_format *format) {
+  return format->first == 0 && format->taps == format->layers + 1;
+}
+/** The same of all taps. */
+struct tap_format tap_format_whole(const struct tap_format *format);
 
 /** The bytes of rows of taps, plane by plane, row after row. */
 enum tap_plane { TAP_PLANE_TAPS, TAP_PLANE_SCALES, TAP_PLANE_NORMED, TAP_PLANES };
@@ -65,12 +73,12 @@ int tap_format_write(struct h5_file *file, const struct tap_format *format);
 /** ERR_INPUT names the first difference between the file's and this format. */
 int tap_format_check(struct h5_file *file, const struct tap_format *format);
 
-/** All of it as "name value" lines. */
+/** All of it but `first` and `taps` as "name value" lines. */
 int tap_format_print(const struct tap_format *format, struct buffer *out);
 /** The format of a file. ERR_INPUT when it has none. */
 int tap_format_read(struct h5_file *file, struct tap_format *out);
 
-/** int8: `taps` are act, [tokens, (layers + 1) · cols]; `planes` codes and scales of the same tokens. A tap's block of
+/** int8: `taps` are act, [tokens, taps · cols]; `planes` codes and scales of the same tokens. A tap's block of
  *  TAP_BLOCK numbers is scaled by its largest magnitude / 127, rounded to nearest. Values must be finite. */
 void tap_encode(const struct tap_format *format, const void *taps, int64_t tokens, const struct tap_planes *planes);
 void tap_decode(const struct tap_format *format, const struct tap_planes *planes, int64_t tokens, void *taps);

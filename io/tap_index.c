@@ -6,83 +6,133 @@
 #include "base/memory.h"
 #include "io/tap_reader_internal.h"
 
+/* Where a segment's lines lie among all. Segments of the stages of a pipeline have the same rows and lie side by side; of
+ * those the first, which alone counts its rows, is the one with tap 0. */
+struct part {
+  const struct tap_segment *segment;
+  int64_t token, label;
+};
+
+struct parts {
+  struct part *list; /* [segments], in the order of their names */
+  int count;
+  int64_t rows, tokens, labels;
+};
+
 static int by_name(const void *left, const void *right) {
-  const struct tap_segment *const *a = left, *const *b = right;
-  return strcmp((*a)->name, (*b)->name);
+  const struct part *a = left, *b = right;
+  return strcmp(a->segment->name, b->segment->name);
 }
 
-/* The segments that count, by name; caller frees. */
-static int sorted_segments(const struct tap_reader *reader, const struct tap_segment ***out, int *count) {
-  size_t pointer = sizeof **out; /* NOLINT(bugprone-sizeof-expression): pointers are listed, not segments */
-  TRY(memory_array(out, (size_t)reader->segment_count + 1, pointer));
-  *count = 0;
-  for (int i = 0; i < reader->segment_count; i++)
-    if (reader->segments[i].count > 0) (*out)[(*count)++] = &reader->segments[i];
-  qsort(*out, (size_t)*count, pointer, by_name);
-  return OK;
+/* Segments of the same rows have names that begin with the same hash (tap_writer.c). */
+static bool same_rows(const struct tap_segment *a, const struct tap_segment *b) {
+  enum { HASHED = sizeof "segment-0123456789abcdef" - 1 };
+  return strncmp(a->name, b->name, HASHED) == 0 && a->count == b->count;
 }
 
-static int write_plane(const struct tap_reader *reader, struct h5_file *file, const struct tap_segment **segments,
-                       int count, enum tap_plane plane) {
-  struct h5_part *parts;
-  uint64_t cols = tap_plane_cols(&reader->format, plane);
-  if (cols == 0) return OK;
-  TRY(memory_array(&parts, (size_t)count + 1, sizeof *parts));
-  for (int i = 0; i < count; i++) {
-    int64_t last = segments[i]->count;
-    parts[i] = (struct h5_part){
-        .file = segments[i]->name,
-        .rows = (uint64_t)tap_plane_lines(plane, segments[i]->tokens[last], segments[i]->labels[last])};
+/* Appends to `out` the segments of these rows that together have all taps, side by side; nothing when some are missing. */
+static void add_row_of_segments(const struct part *sorted, int count, struct parts *out) {
+  int taps = sorted->segment->format.layers + 1, before = out->count;
+  for (int tap = 0; tap < taps;) {
+    int i = 0;
+    while (i < count && sorted[i].segment->format.first != tap) i++;
+    if (i == count) {
+      out->count = before;
+      return;
+    }
+    out->list[out->count++] = (struct part){.segment = sorted[i].segment, .token = out->tokens, .label = out->labels};
+    tap += sorted[i].segment->format.taps;
   }
-  int status =
-      h5_write_virtual(file, tap_plane_name(plane), tap_plane_type(&reader->format, plane), cols, parts, (size_t)count);
-  free(parts);
+  const struct tap_segment *first = sorted->segment;
+  out->rows += first->count;
+  out->tokens += first->tokens[first->count];
+  out->labels += first->labels[first->count];
+}
+
+static int collect_parts(const struct tap_reader *reader, struct parts *out) {
+  struct part *sorted;
+  int count = 0;
+  *out = (struct parts){0};
+  TRY(memory_array(&sorted, (size_t)reader->segment_count + 1, sizeof *sorted));
+  int status = memory_array(&out->list, (size_t)reader->segment_count + 1, sizeof *out->list);
+  for (int i = 0; i < reader->segment_count; i++)
+    if (reader->segments[i].count > 0) sorted[count++].segment = &reader->segments[i];
+  qsort(sorted, (size_t)count, sizeof *sorted, by_name);
+  for (int first = 0, end; status == OK && first < count; first = end) {
+    for (end = first + 1; end < count && same_rows(sorted[first].segment, sorted[end].segment);) end++;
+    add_row_of_segments(sorted + first, end - first, out);
+  }
+  free(sorted);
+  return status;
+}
+
+static int write_plane(const struct tap_format *whole, struct h5_file *file, const struct parts *parts,
+                       enum tap_plane plane) {
+  struct h5_part *mapped;
+  uint64_t cols = tap_plane_cols(whole, plane), tap = plane == TAP_PLANE_NORMED ? 0 : cols / (uint64_t)whole->taps;
+  size_t count = 0;
+  if (cols == 0) return OK;
+  TRY(memory_array(&mapped, (size_t)parts->count + 1, sizeof *mapped));
+  for (int i = 0; i < parts->count; i++) {
+    const struct part *part = &parts->list[i];
+    const struct tap_segment *segment = part->segment;
+    uint64_t own = tap_plane_cols(&segment->format, plane);
+    if (own == 0) continue;
+    mapped[count++] = (struct h5_part){
+        .file = segment->name,
+        .row = (uint64_t)tap_plane_lines(plane, part->token, part->label),
+        .rows = (uint64_t)tap_plane_lines(plane, segment->tokens[segment->count], segment->labels[segment->count]),
+        .col = tap * (uint64_t)segment->format.first,
+        .cols = own};
+  }
+  int status = h5_write_virtual(file, tap_plane_name(plane), tap_plane_type(whole, plane),
+                                (uint64_t)tap_plane_lines(plane, parts->tokens, parts->labels), cols, mapped, count);
+  free(mapped);
   return status;
 }
 
 enum list { LIST_ROWS, LIST_TOKENS, LIST_LABELS, LISTS };
 
 /* Rows of all segments and where they begin, as if all were one. */
-static int write_lists(struct h5_file *file, const struct tap_segment **segments, int count) {
+static int write_lists(struct h5_file *file, const struct parts *parts) {
   static const char *const names[] = {[LIST_ROWS] = "/rows", [LIST_TOKENS] = "/tokens", [LIST_LABELS] = "/labels"};
-  int64_t total = 0, *lists[LISTS] = {NULL}, at = 0;
+  int64_t *lists[LISTS] = {NULL}, at = 0;
   int status = OK;
-  for (int i = 0; i < count; i++) total += segments[i]->count;
   for (int list = 0; list < LISTS; list++)
-    TRY_GOTO(status, cleanup, memory_array(&lists[list], (size_t)total + 1, sizeof **lists));
-  for (int s = 0; s < count; s++) {
-    const struct tap_segment *segment = segments[s];
-    int64_t token = lists[LIST_TOKENS][at], label = lists[LIST_LABELS][at];
-    for (int64_t i = 0; i < segment->count; i++, at++) {
+    TRY_GOTO(status, cleanup, memory_array(&lists[list], (size_t)parts->rows + 1, sizeof **lists));
+  for (int p = 0; p < parts->count; p++) {
+    const struct part *part = &parts->list[p];
+    const struct tap_segment *segment = part->segment;
+    for (int64_t i = 0; segment->format.first == 0 && i < segment->count; i++, at++) {
       lists[LIST_ROWS][at] = segment->rows[i];
-      lists[LIST_TOKENS][at + 1] = token + segment->tokens[i + 1];
-      lists[LIST_LABELS][at + 1] = label + segment->labels[i + 1];
+      lists[LIST_TOKENS][at + 1] = part->token + segment->tokens[i + 1];
+      lists[LIST_LABELS][at + 1] = part->label + segment->labels[i + 1];
     }
   }
   for (int list = 0; list < LISTS; list++)
     TRY_GOTO(status, cleanup,
-             h5_write(file, names[list], H5_I64, (uint64_t)(total + (list != LIST_ROWS)), 0, lists[list]));
+             h5_write(file, names[list], H5_I64, (uint64_t)(parts->rows + (list != LIST_ROWS)), 0, lists[list]));
 cleanup:
   for (int list = 0; list < LISTS; list++) free(lists[list]);
   return status;
 }
 
 int tap_reader_write_index(const struct tap_reader *reader) {
-  const struct tap_segment **segments = NULL;
+  struct tap_format whole = tap_format_whole(&reader->format);
+  struct parts parts;
   struct h5_file *file = NULL;
   char *path = NULL;
-  int count, status;
-  TRY_GOTO(status, cleanup, sorted_segments(reader, &segments, &count));
+  int status;
+  TRY_GOTO(status, cleanup, collect_parts(reader, &parts));
   TRY_GOTO(status, cleanup, file_join(reader->folder, "index.h5", &path));
   TRY_GOTO(status, cleanup, h5_create(&file, path, "qst-taps-index", TAP_VERSION));
-  TRY_GOTO(status, cleanup, tap_format_write(file, &reader->format));
-  TRY_GOTO(status, cleanup, write_lists(file, segments, count));
-  for (int p = 0; p < TAP_PLANES; p++)
-    TRY_GOTO(status, cleanup, write_plane(reader, file, segments, count, (enum tap_plane)p));
+  TRY_GOTO(status, cleanup, tap_format_write(file, &whole));
+  TRY_GOTO(status, cleanup, write_lists(file, &parts));
+  for (int p = 0; p < TAP_PLANES; p++) TRY_GOTO(status, cleanup, write_plane(&whole, file, &parts, (enum tap_plane)p));
   TRY_GOTO(status, cleanup, h5_publish(&file));
 cleanup:
   h5_close(&file);
-  free(segments);
+  free(parts.list);
   free(path);
   return status;
 }

@@ -13,7 +13,7 @@ struct tap_prefetch {
   struct tap_reader *reader;
   struct tap_format format;
   struct tap_planes planes[BUFFERS];
-  void *decoded[BUFFERS]; /* act [tokens, (layers + 1) · cols]; int8 only */
+  void *decoded[BUFFERS]; /* act [tokens, taps · cols]; int8 only */
   int current;            /* the buffer of the newest request */
   pthread_t thread;
   bool running;
@@ -32,7 +32,7 @@ int tap_prefetch_open(struct tap_prefetch **out, struct tap_reader *reader, cons
   prefetch->reader = reader;
   prefetch->format = *format;
   TRY(memory_array(&prefetch->rows, (size_t)tokens, sizeof *prefetch->rows));
-  size_t decoded = ((size_t)format->layers + 1) * (size_t)format->cols * dtype_size(format->act);
+  size_t decoded = (size_t)format->taps * (size_t)format->cols * dtype_size(format->act);
   for (int i = 0; i < BUFFERS; i++) {
     TRY(tap_planes_make(&prefetch->planes[i], format, tokens, tokens));
     if (format->int8) TRY(memory_array(&prefetch->decoded[i], (size_t)tokens, decoded));

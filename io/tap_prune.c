@@ -44,7 +44,7 @@ static int largest_row(const struct tap_segment *segment, int64_t most) {
 static int verify(struct tap_reader *reader, int s, const struct tap_planes *planes, bool *good) {
   *good = reader->segments[s].count > 0;
   for (int64_t i = 0; *good && i < reader->segments[s].count; i++) {
-    int status = tap_read_place(reader, &(struct tap_place){.segment = s + 1, .index = (int32_t)i}, planes);
+    int status = tap_read_place(reader, s, i, planes);
     if (status != OK && status != ERR_INPUT) return status;
     *good = status == OK;
     if (status != OK) log_warning("%s", fail_message());
@@ -69,7 +69,8 @@ static int remove_damaged(struct tap_reader *reader, struct tap_pruned *out) {
   int most = 0;
   struct tap_planes planes;
   for (int s = 0; s < reader->segment_count; s++) most = largest_row(&reader->segments[s], most);
-  int status = tap_planes_make(&planes, &reader->format, most, most);
+  struct tap_format whole = tap_format_whole(&reader->format);
+  int status = tap_planes_make(&planes, &whole, most, most);
   for (int s = 0; status == OK && s < reader->segment_count; s++) {
     bool good;
     status = verify(reader, s, &planes, &good);
@@ -82,18 +83,18 @@ static int remove_damaged(struct tap_reader *reader, struct tap_pruned *out) {
   return status;
 }
 
-/* Largest first: few large segments rather than many small ones. */
-static int by_count(const void *left, const void *right) {
+/* Segments of all taps, then those of some, the same ones together; the largest first: few large ones rather than many. */
+static int by_taps_and_count(const void *left, const void *right) {
   const struct tap_segment *a = left, *b = right;
+  if (a->format.taps != b->format.taps) return b->format.taps - a->format.taps;
+  if (a->format.first != b->format.first) return a->format.first - b->format.first;
   return a->count != b->count ? (a->count < b->count) - (a->count > b->count) : strcmp(a->name, b->name);
 }
 
-static int remove_doubled(struct tap_reader *reader, struct tap_pruned *out) {
-  bool *held;
-  TRY(memory_array(&held, (size_t)reader->data->rows, sizeof *held));
-  qsort(reader->segments, (size_t)reader->segment_count, sizeof *reader->segments, by_count);
-  int status = OK;
-  for (int s = 0; status == OK && s < reader->segment_count; s++) {
+/* Those of segments first .. end, which are of the same taps, whose rows others of them have, or `held` says are held.
+ * `held` then has their rows, too. */
+static int remove_doubled_among(struct tap_reader *reader, int first, int end, bool *held, struct tap_pruned *out) {
+  for (int s = first; s < end; s++) {
     const struct tap_segment *segment = &reader->segments[s];
     bool news = false;
     for (int64_t i = 0; i < segment->count; i++) {
@@ -101,9 +102,28 @@ static int remove_doubled(struct tap_reader *reader, struct tap_pruned *out) {
       held[segment->rows[i]] = true;
     }
     if (segment->count == 0 || news) continue;
-    status = remove_segment(reader, s, out);
+    TRY(remove_segment(reader, s, out));
     out->doubled++;
   }
+  return OK;
+}
+
+static int remove_doubled(struct tap_reader *reader, struct tap_pruned *out) {
+  bool *whole, *held = NULL;
+  size_t rows = (size_t)reader->data->rows;
+  TRY(memory_array(&whole, rows, sizeof *whole));
+  int status = memory_array(&held, rows, sizeof *held);
+  qsort(reader->segments, (size_t)reader->segment_count, sizeof *reader->segments, by_taps_and_count);
+  for (int first = 0, end; status == OK && first < reader->segment_count; first = end) {
+    const struct tap_format *format = &reader->segments[first].format;
+    for (end = first; end < reader->segment_count && reader->segments[end].format.taps == format->taps &&
+                      reader->segments[end].format.first == format->first;)
+      end++;
+    bool all = tap_format_is_whole(format);
+    memcpy(held, whole, rows * sizeof *held);
+    status = remove_doubled_among(reader, first, end, all ? whole : held, out);
+  }
+  free(whole);
   free(held);
   return status;
 }

@@ -34,7 +34,8 @@ int tap_reader_open(struct tap_reader **out, const char *folder, const struct ta
   reader->data = data;
   reader->folder = strdup(folder);
   if (!reader->folder) return fail(ERR_MEMORY, "not enough memory for a path");
-  return memory_array(&reader->places, (size_t)data->rows, sizeof *reader->places);
+  TRY(memory_array(&reader->heads, (size_t)data->rows, sizeof *reader->heads));
+  return memory_array(&reader->whole, (size_t)data->rows, sizeof *reader->whole);
 }
 
 static void free_segment(struct tap_segment *segment) {
@@ -52,7 +53,10 @@ void tap_reader_close(struct tap_reader **reader) {
   for (int i = 0; i < r->segment_count; i++) free_segment(&r->segments[i]);
   tap_cache_close(&r->cache);
   free(r->segments);
+  tap_planes_free(&r->scratch);
   free(r->places);
+  free(r->heads);
+  free(r->whole);
   free(r->folder);
   free(r);
   *reader = NULL;
@@ -89,13 +93,13 @@ static int read_lists(struct tap_segment *segment, struct h5_file *file) {
   return OK;
 }
 
-static int find_planes(const struct tap_reader *reader, struct tap_segment *segment, struct h5_file *file) {
+static int find_planes(struct tap_segment *segment, struct h5_file *file) {
   for (int p = 0; p < TAP_PLANES; p++) {
     enum tap_plane plane = (enum tap_plane)p;
-    uint64_t cols = tap_plane_cols(&reader->format, plane);
+    uint64_t cols = tap_plane_cols(&segment->format, plane);
     int64_t lines = tap_plane_lines(plane, segment->tokens[segment->count], segment->labels[segment->count]);
     if (cols > 0)
-      TRY(h5_offset(file, tap_plane_name(plane), tap_plane_type(&reader->format, plane), (uint64_t)lines, cols,
+      TRY(h5_offset(file, tap_plane_name(plane), tap_plane_type(&segment->format, plane), (uint64_t)lines, cols,
                     &segment->offsets[p]));
   }
   return OK;
@@ -108,21 +112,65 @@ static int read_segment(const struct tap_reader *reader, struct tap_segment *seg
   TRY(h5_open(&file, path, "qst-taps", TAP_VERSION));
   int status = tap_format_check(file, &reader->format);
   *foreign = status != OK;
+  if (status == OK) status = tap_format_read(file, &segment->format);
   if (status == OK) status = read_lists(segment, file);
   if (status == OK) status = check_lists(reader, segment, path);
-  if (status == OK) status = find_planes(reader, segment, file);
+  if (status == OK) status = find_planes(segment, file);
   if (status == OK && stat(path, &info) == 0) segment->bytes = (int64_t)info.st_size;
   h5_close(&file);
   return status;
 }
 
-static void place_rows(struct tap_reader *reader, const struct tap_segment *segment) {
+/* The place among a row's that has the tap and the most after it; NULL without one. */
+static const struct tap_place *place_of(const struct tap_reader *reader, int64_t row, int tap) {
+  const struct tap_place *best = NULL;
+  int end = tap;
+  for (int32_t at = reader->heads[row]; at; at = reader->places[at - 1].next) {
+    const struct tap_place *place = &reader->places[at - 1];
+    const struct tap_format *format = &reader->segments[place->segment].format;
+    if (format->first > tap || format->first + format->taps <= end) continue;
+    best = place;
+    end = format->first + format->taps;
+  }
+  return best;
+}
+
+static bool covers(const struct tap_reader *reader, int64_t row, const struct tap_format *wanted) {
+  for (int tap = wanted->first; tap < wanted->first + wanted->taps;) {
+    const struct tap_place *place = place_of(reader, row, tap);
+    if (!place) return false;
+    const struct tap_format *format = &reader->segments[place->segment].format;
+    tap = format->first + format->taps;
+  }
+  return true;
+}
+
+static int make_room(struct tap_reader *reader, int64_t more) {
+  int64_t needed = reader->place_count + more, capacity = reader->place_capacity;
+  if (needed <= capacity) return OK;
+  capacity = needed > 2 * capacity ? needed : 2 * capacity;
+  if (capacity > INT32_MAX) return fail(ERR_INPUT, "%s: has too many rows", reader->folder);
+  struct tap_place *grown = realloc(reader->places, (size_t)capacity * sizeof *grown);
+  if (!grown) return fail(ERR_MEMORY, "not enough memory for a list of rows");
+  reader->places = grown;
+  reader->place_capacity = (int32_t)capacity;
+  return OK;
+}
+
+static int place_rows(struct tap_reader *reader, const struct tap_segment *segment) {
+  struct tap_format whole = tap_format_whole(&reader->format);
+  TRY(make_room(reader, segment->count));
   for (int64_t i = 0; i < segment->count; i++) {
-    struct tap_place *place = &reader->places[segment->rows[i]];
-    if (place->segment) continue;
-    *place = (struct tap_place){.segment = reader->segment_count, .index = (int32_t)i};
+    int64_t row = segment->rows[i];
+    if (covers(reader, row, &segment->format)) continue;
+    reader->places[reader->place_count++] =
+        (struct tap_place){.segment = reader->segment_count - 1, .index = (int32_t)i, .next = reader->heads[row]};
+    reader->heads[row] = reader->place_count;
+    if (reader->whole[row] || !covers(reader, row, &whole)) continue;
+    reader->whole[row] = true;
     reader->row_count++;
   }
+  return OK;
 }
 
 static int add_segment(struct tap_reader *reader, const char *name) {
@@ -142,7 +190,7 @@ static int add_segment(struct tap_reader *reader, const char *name) {
   int status = read_segment(reader, segment, path, &foreign);
   free(path);
   if (status == OK) {
-    place_rows(reader, segment);
+    status = place_rows(reader, segment);
   } else if (!foreign && status == ERR_INPUT) {
     log_warning("%s; the segment is passed over", fail_message());
     segment->count = 0;
@@ -209,7 +257,11 @@ int tap_reader_scan(struct tap_reader *reader) {
 /* ---- reading -------------------------------------------------------------------------------------------- */
 
 bool tap_reader_has(const struct tap_reader *reader, int64_t row) {
-  return reader->places[row].segment > 0;
+  return reader->whole[row];
+}
+
+bool tap_reader_holds(const struct tap_reader *reader, int64_t row) {
+  return covers(reader, row, &reader->format);
 }
 
 int64_t tap_reader_rows(const struct tap_reader *reader) {
@@ -274,14 +326,15 @@ static int read_bytes(const struct tap_segment *segment, char *out, size_t size,
 }
 
 /* The disk works on rows while those before them are copied and checked. */
-static void read_ahead(struct tap_reader *reader, const struct tap_place *place) {
-  if (!place->segment) return;
-  struct tap_segment *segment = &reader->segments[place->segment - 1];
+static void read_ahead(struct tap_reader *reader, int64_t row) {
+  const struct tap_place *place = place_of(reader, row, reader->format.first);
+  if (!place) return;
+  struct tap_segment *segment = &reader->segments[place->segment];
   if (open_segment(reader, segment) != OK) return; /* reading it says so */
   for (int p = 0; p < TAP_PLANES; p++) {
     enum tap_plane plane = (enum tap_plane)p;
     const int64_t *lines = plane == TAP_PLANE_NORMED ? segment->labels : segment->tokens;
-    uint64_t width = tap_plane_bytes(&reader->format, plane), first = (uint64_t)lines[place->index] * width;
+    uint64_t width = tap_plane_bytes(&segment->format, plane), first = (uint64_t)lines[place->index] * width;
     uint64_t size = (uint64_t)lines[place->index + 1] * width - first;
     if (size > 0)
       posix_fadvise(segment->descriptor, (off_t)(segment->offsets[p] + first), (off_t)size, POSIX_FADV_WILLNEED);
@@ -295,43 +348,90 @@ static int read_planes(struct tap_reader *reader, struct tap_segment *segment, i
   TRY(open_segment(reader, segment));
   for (int p = 0; p < TAP_PLANES; p++) {
     enum tap_plane plane = (enum tap_plane)p;
-    size_t width = tap_plane_bytes(&reader->format, plane),
+    size_t width = tap_plane_bytes(&segment->format, plane),
            size = (size_t)tap_plane_lines(plane, tokens, labels) * width;
     uint64_t first = (uint64_t)tap_plane_lines(plane, token, label) * width;
     TRY(read_bytes(segment, out->at[p], size, segment->offsets[p] + first));
     if (segment->cached) reader->cached_bytes += (int64_t)size;
   }
   struct hash_text hash;
-  TRY(tap_planes_hash(&reader->format, out, tokens, labels, &hash));
+  TRY(tap_planes_hash(&segment->format, out, tokens, labels, &hash));
   if (memcmp(hash.hex, segment->hashes + 32 * (size_t)i, 32) == 0) return OK;
   return fail(ERR_INPUT, "%s/%s: the taps of row %lld are damaged: their hash does not hold", reader->folder,
               segment->name, (long long)segment->rows[i] + 1);
 }
 
-int tap_read_place(struct tap_reader *reader, const struct tap_place *place, const struct tap_planes *out) {
-  struct tap_segment *segment = &reader->segments[place->segment - 1];
-  int status = read_planes(reader, segment, place->index, out);
+int tap_read_place(struct tap_reader *reader, int segment_number, int64_t index, const struct tap_planes *out) {
+  struct tap_segment *segment = &reader->segments[segment_number];
+  int status = read_planes(reader, segment, index, out);
   if (status == OK || !segment->cached) return status;
   close_segment(reader, segment);
   segment->cached = false;
   segment->shunned = true;
   reader->cache_faults++;
   tap_cache_drop(reader->cache, segment->name);
-  return read_planes(reader, segment, place->index, out);
+  return read_planes(reader, segment, index, out);
+}
+
+/* Taps [first, end) of a row between formats, and the final normed state where both have it. */
+static void copy_taps(const struct tap_format *to_format, const struct tap_planes *to,
+                      const struct tap_format *from_format, const struct tap_planes *from, int first, int end,
+                      int64_t tokens, int64_t labels) {
+  for (int p = TAP_PLANE_TAPS; p <= TAP_PLANE_SCALES; p++) {
+    enum tap_plane plane = (enum tap_plane)p;
+    size_t to_line = tap_plane_bytes(to_format, plane), from_line = tap_plane_bytes(from_format, plane);
+    size_t tap = to_line / (size_t)to_format->taps, bytes = tap * (size_t)(end - first);
+    for (int64_t t = 0; bytes > 0 && t < tokens; t++)
+      memcpy(to->at[p] + (size_t)t * to_line + tap * (size_t)(first - to_format->first),
+             from->at[p] + (size_t)t * from_line + tap * (size_t)(first - from_format->first), bytes);
+  }
+  size_t normed = (size_t)labels * tap_plane_bytes(to_format, TAP_PLANE_NORMED);
+  if (tap_plane_bytes(from_format, TAP_PLANE_NORMED) > 0)
+    memcpy(to->at[TAP_PLANE_NORMED], from->at[TAP_PLANE_NORMED], normed);
+}
+
+static int scratch_for(struct tap_reader *reader, int64_t tokens) {
+  if (tokens <= reader->scratch_tokens) return OK;
+  struct tap_format whole = tap_format_whole(&reader->format);
+  tap_planes_free(&reader->scratch);
+  reader->scratch_tokens = 0;
+  TRY(tap_planes_make(&reader->scratch, &whole, tokens, tokens));
+  reader->scratch_tokens = tokens;
+  return OK;
+}
+
+/* The row's taps from `tap` on, as far as one segment has them; *tap moves behind them. */
+static int read_part(struct tap_reader *reader, int64_t row, int *tap, const struct tap_planes *out) {
+  const struct tap_format *own = &reader->format;
+  const struct tap_place *place = place_of(reader, row, *tap);
+  if (!place) return fail(ERR_INTERNAL, "row %lld is not in the store", (long long)row);
+  const struct tap_format *format = &reader->segments[place->segment].format;
+  int own_end = own->first + own->taps, end = format->first + format->taps;
+  if (end > own_end) end = own_end;
+  if (format->first == own->first && format->taps == own->taps) {
+    TRY(tap_read_place(reader, place->segment, place->index, out));
+  } else {
+    int64_t tokens = tap_row_tokens(reader->data, row), labels = tap_row_labels(reader->data, row);
+    TRY(scratch_for(reader, tokens));
+    TRY(tap_read_place(reader, place->segment, place->index, &reader->scratch));
+    copy_taps(own, out, format, &reader->scratch, *tap, end, tokens, labels);
+  }
+  *tap = end;
+  return OK;
 }
 
 static int read_row(struct tap_reader *reader, int64_t row, const struct tap_planes *out) {
-  const struct tap_place *place = &reader->places[row];
-  if (!place->segment) return fail(ERR_INTERNAL, "row %lld is not in the store", (long long)row);
-  return tap_read_place(reader, place, out);
+  int end = reader->format.first + reader->format.taps;
+  for (int tap = reader->format.first; tap < end;) TRY(read_part(reader, row, &tap, out));
+  return OK;
 }
 
 int tap_reader_read(struct tap_reader *reader, const int64_t *rows, int count, const struct tap_planes *out) {
   enum { AHEAD = 16 };
   struct tap_planes to = *out;
-  for (int i = 0; i < count && i < AHEAD; i++) read_ahead(reader, &reader->places[rows[i]]);
+  for (int i = 0; i < count && i < AHEAD; i++) read_ahead(reader, rows[i]);
   for (int i = 0; i < count; i++) {
-    if (i + AHEAD < count) read_ahead(reader, &reader->places[rows[i + AHEAD]]);
+    if (i + AHEAD < count) read_ahead(reader, rows[i + AHEAD]);
     TRY(read_row(reader, rows[i], &to));
     to = tap_planes_at(&reader->format, &to, tap_row_tokens(reader->data, rows[i]),
                        tap_row_labels(reader->data, rows[i]));

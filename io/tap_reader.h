@@ -12,7 +12,7 @@
 struct tap_reader;
 struct tap_cache;
 
-/** An absent folder is an empty store. `data` must outlive the reader. */
+/** `format` has the taps to read. An absent folder is an empty store. `data` must outlive the reader. */
 int tap_reader_open(struct tap_reader **out, const char *folder, const struct tap_format *format,
                     const struct token_file *data);
 void tap_reader_close(struct tap_reader **reader);
@@ -25,14 +25,17 @@ void tap_reader_use_cache(struct tap_reader *reader, struct tap_cache *cache);
  *  warned of and passed over. Not while tap_reader_read() runs in another thread. */
 int tap_reader_scan(struct tap_reader *reader);
 
+/** Whether all taps of the row are in the store, in whatever segments. */
 bool tap_reader_has(const struct tap_reader *reader, int64_t row);
+/** Whether those of this format are. */
+bool tap_reader_holds(const struct tap_reader *reader, int64_t row);
 /** Rows in the store, and the bytes of its segments. */
 int64_t tap_reader_rows(const struct tap_reader *reader);
 int64_t tap_reader_bytes(const struct tap_reader *reader);
 /** Bytes that tap_reader_read() took from the cache so far. */
 int64_t tap_reader_cached_bytes(const struct tap_reader *reader);
 
-/** The given rows one after the other, each checked against its hash. ERR_INPUT names a damaged row. May run in a thread
+/** Their taps of this format, one row after the other, each checked against its hash. ERR_INPUT names a damaged row. May run in a thread
  *  of its own. */
 int tap_reader_read(struct tap_reader *reader, const int64_t *rows, int count, const struct tap_planes *out);
 

@@ -11,23 +11,24 @@
 #include "io/tap_reader.h"
 
 struct tap_segment {
-  char *name;      /**< within the folder */
-  int descriptor;  /**< -1: not open */
-  bool cached;     /**< the descriptor is of the copy in the cache */
-  bool shunned;    /**< its copy did not hold */
-  int64_t count;   /**< rows; 0: damaged, nothing is read of it */
-  int64_t *rows;   /**< [count] */
-  int64_t *tokens; /**< [count + 1] */
-  int64_t *labels; /**< [count + 1] */
-  char *hashes;    /**< [count][32] */
+  struct tap_format format; /**< with the taps of its own */
+  char *name;               /**< within the folder */
+  int descriptor;           /**< -1: not open */
+  bool cached;              /**< the descriptor is of the copy in the cache */
+  bool shunned;             /**< its copy did not hold */
+  int64_t count;            /**< rows; 0: damaged, nothing is read of it */
+  int64_t *rows;            /**< [count] */
+  int64_t *tokens;          /**< [count + 1] */
+  int64_t *labels;          /**< [count + 1] */
+  char *hashes;             /**< [count][32] */
   uint64_t offsets[TAP_PLANES];
   int64_t bytes;
 };
 
-/** Where a row lies. */
+/** Where some taps of a row lie. */
 struct tap_place {
-  int32_t segment; /**< from 1; 0: nowhere */
-  int32_t index;
+  int32_t segment, index;
+  int32_t next; /**< place of more of its taps, from 1; 0: no more */
 };
 
 struct tap_reader {
@@ -38,15 +39,20 @@ struct tap_reader {
   struct tap_segment *segments;
   int segment_count, segment_capacity;
   int open_count, victim;   /**< descriptors in use; where to look for the next one to close */
-  struct tap_place *places; /**< [data->rows] */
-  int64_t row_count;
+  struct tap_place *places; /**< [place_count] */
+  int32_t place_count, place_capacity;
+  int32_t *heads;            /**< [data->rows] first place of a row, from 1; 0: nowhere */
+  bool *whole;               /**< [data->rows] all taps of the row are somewhere */
+  int64_t row_count;         /**< whole ones */
+  struct tap_planes scratch; /**< a row as its segment has it, where that has other taps than are asked for */
+  int64_t scratch_tokens;
   int64_t cached_bytes; /**< read from the cache */
   int cache_faults;     /**< copies there that did not hold, since the last scan */
 };
 
 /** Whether a file of the folder is a segment, by its name. */
 int tap_is_segment(const struct dirent *entry);
-/** The row at a place, checked against its hash. */
-int tap_read_place(struct tap_reader *reader, const struct tap_place *place, const struct tap_planes *out);
+/** Row `index` of a segment as it lies there, checked against its hash. */
+int tap_read_place(struct tap_reader *reader, int segment, int64_t index, const struct tap_planes *out);
 
 #endif

@@ -119,7 +119,11 @@ static int start_sealing(struct sealing *sealing, char *temporary, const char *p
 static int segment_path(const struct tap_writer *writer, char **out) {
   char name[64];
   struct hash_text hash = hash_bytes(writer->rows, (size_t)writer->count * sizeof *writer->rows);
-  snprintf(name, sizeof name, "segment-%.16s.h5", hash.hex);
+  const struct tap_format *format = &writer->format;
+  if (tap_format_is_whole(format))
+    snprintf(name, sizeof name, "segment-%.16s.h5", hash.hex);
+  else
+    snprintf(name, sizeof name, "segment-%.16s-%d-%d.h5", hash.hex, format->first, format->first + format->taps);
   return file_join(writer->folder, name, out);
 }
 

@@ -21,10 +21,14 @@ static const char *const kind_names[] = {
 static void describe(struct tap_store *store, bool int8, const char *backbone_digest) {
   const struct tap_source *source = store->source;
   const struct model_config *config = &source->backbone->config;
+  const struct stage *stage = &source->backbone->stage;
+  int first = stage_begins(stage) ? 0 : stage->first + 1; /* of layer l the tap is l + 1; tap 0 is the first stage's */
   store->format = (struct tap_format){.layers = config->layers,
                                       .hidden = config->hidden,
                                       .cols = source->cols,
                                       .window = source->window,
+                                      .first = first,
+                                      .taps = stage->end + 1 - first,
                                       .act = store->device->act,
                                       .int8 = int8};
   snprintf(store->format.backbone, sizeof store->format.backbone, "%s", backbone_digest);
@@ -32,8 +36,10 @@ static void describe(struct tap_store *store, bool int8, const char *backbone_di
   snprintf(store->format.kind, sizeof store->format.kind, "%s", kind_names[source->kind]);
 }
 
+/* The same on all stages, so that their segments have the same rows. */
 static int64_t segment_tokens(const struct tap_store *store) {
-  int64_t tokens = segment_bytes / tap_bytes(&store->format, 1, 1), most = store->data->total;
+  struct tap_format whole = tap_format_whole(&store->format);
+  int64_t tokens = segment_bytes / tap_bytes(&whole, 1, 1), most = store->data->total;
   tokens = tokens < most ? tokens : most;
   return tokens < store->source->capacity ? store->source->capacity : tokens;
 }
@@ -66,11 +72,16 @@ int tap_store_open(struct tap_store *store, const struct options *options, struc
                               .comm = comm,
                               .data = data,
                               .folder = options->taps,
-                              .writing = true};
+                              .writing = true,
+                              .phase = -1};
+  store->alone = stage_depth(&source->backbone->stage) == source->backbone->config.layers;
+  /* The next stage goes on from this one's last tap, which int8 would round. */
+  if (int8 && !store->alone) return fail(ERR_USAGE, "--tap-format int8 works with --pipeline-stages 1 only");
   describe(store, int8, backbone_digest);
   TRY(tap_reader_open(&store->reader, store->folder, &store->format, data));
   open_cache(store, options->tap_cache);
   TRY(tap_reader_scan(store->reader));
+  if (!store->alone) TRY(memory_array(&store->missing, (size_t)data->rows, sizeof *store->missing));
   TRY(tap_writer_open(&store->writer, store->folder, &store->format, segment_tokens(store)));
   TRY(tap_prefetch_open(&store->prefetch, store->reader, &store->format, source->capacity));
   TRY(tap_planes_make(&store->planes, &store->format, source->capacity, source->capacity));
@@ -85,19 +96,21 @@ void tap_store_close(struct tap_store *store) {
   tap_reader_close(&store->reader);
   tap_planes_free(&store->planes);
   free(store->host);
+  free(store->missing);
   device_release(store->device, MEMORY_TAPS, &store->packed, packed_bytes(store));
   *store = (struct tap_store){0};
 }
 
 /* ---- between the source's layout and the files' ---------------------------------------------------------- */
 
-/* [layers + 1][capacity][cols] ↔ [tokens][layers + 1][cols] */
+/* [depth + 1][capacity][cols] ↔ [tokens][taps][cols]; tap 0 of a stage but the first is not its own. */
 static int copy_layers(struct tap_store *store, int slot, int rows, bool pack) {
   const struct tap_source *source = store->source;
   int cols = source->cols, line = (int)tap_plane_cols(&store->format, TAP_PLANE_TAPS);
-  for (int l = 0; l <= store->format.layers; l++) {
-    void *layer =
-        device_act_at(store->device, source->slots[slot].reduced, (size_t)l * (size_t)source->capacity * (size_t)cols);
+  size_t skipped = stage_begins(&source->backbone->stage) ? 0 : 1;
+  for (int l = 0; l < store->format.taps; l++) {
+    void *layer = device_act_at(store->device, source->slots[slot].reduced,
+                                ((size_t)l + skipped) * (size_t)source->capacity * (size_t)cols);
     void *column = device_act_at(store->device, store->packed, (size_t)l * (size_t)cols);
     TRY(device_copy_rows(store->device, &(struct copy_rows_args){.y = pack ? column : layer,
                                                                  .x = pack ? layer : column,
@@ -113,8 +126,9 @@ static size_t taps_bytes(const struct tap_store *store, int rows) {
   return device_act_bytes(store->device, (size_t)rows * tap_plane_cols(&store->format, TAP_PLANE_TAPS));
 }
 
+/* 0 but on the last stage. */
 static size_t normed_bytes(const struct tap_store *store, int labels) {
-  return device_act_bytes(store->device, (size_t)labels * (size_t)store->format.hidden);
+  return (size_t)labels * tap_plane_bytes(&store->format, TAP_PLANE_NORMED);
 }
 
 /* ---- live ----------------------------------------------------------------------------------------------- */
@@ -123,8 +137,9 @@ static size_t normed_bytes(const struct tap_store *store, int labels) {
 static int take_planes(struct tap_store *store, int slot, const struct micro_batch *batch) {
   const struct tap_source *source = store->source;
   TRY(copy_layers(store, slot, batch->rows, true));
-  TRY(device_download(store->device, store->planes.at[TAP_PLANE_NORMED], source->slots[slot].normed,
-                      normed_bytes(store, batch->label_count)));
+  size_t normed = normed_bytes(store, batch->label_count);
+  if (normed > 0)
+    TRY(device_download(store->device, store->planes.at[TAP_PLANE_NORMED], source->slots[slot].normed, normed));
   size_t bytes = taps_bytes(store, batch->rows);
   if (!store->format.int8)
     return device_download(store->device, store->planes.at[TAP_PLANE_TAPS], store->packed, bytes);
@@ -139,7 +154,7 @@ static int add_rows(struct tap_store *store, const int64_t *rows, int count) {
   struct tap_planes planes = store->planes;
   for (int i = 0; i < count; i++) {
     int64_t tokens = tap_row_tokens(store->data, rows[i]), labels = tap_row_labels(store->data, rows[i]);
-    if (!tap_reader_has(store->reader, rows[i])) TRY(tap_writer_add(store->writer, rows[i], tokens, labels, &planes));
+    if (!tap_reader_holds(store->reader, rows[i])) TRY(tap_writer_add(store->writer, rows[i], tokens, labels, &planes));
     planes = tap_planes_at(&store->format, &planes, tokens, labels);
   }
   return OK;
@@ -166,7 +181,7 @@ static int run_live(struct tap_store *store, int slot, const struct micro_batch 
 
 bool tap_store_has(const struct tap_store *store, const int64_t *rows, int count) {
   for (int i = 0; i < count; i++)
-    if (!tap_reader_has(store->reader, rows[i])) return false;
+    if (store->missing ? store->missing[rows[i]] > 0 : !tap_reader_has(store->reader, rows[i])) return false;
   return true;
 }
 
@@ -181,12 +196,16 @@ static int replay(struct tap_store *store, int slot, const struct micro_batch *b
                   bool *done, struct taps *out) {
   const void *taps, *normed;
   *done = tap_prefetch_take(store->prefetch, rows, count, batch->rows, &taps, &normed) == OK;
+  if (!*done && !store->alone)
+    return fail(ERR_INPUT, "%s: a stage cannot compute it alone: remove it with taps --prune, then go on with --resume",
+                fail_message());
   if (!*done) {
     if (store->unreadable++ == 0) log_warning("%s; computed again", fail_message());
     return OK;
   }
   TRY(device_upload(store->device, store->packed, taps, taps_bytes(store, batch->rows)));
-  TRY(device_upload(store->device, store->source->slots[slot].normed, normed, normed_bytes(store, batch->label_count)));
+  size_t normed_size = normed_bytes(store, batch->label_count);
+  if (normed_size > 0) TRY(device_upload(store->device, store->source->slots[slot].normed, normed, normed_size));
   TRY(copy_layers(store, slot, batch->rows, false));
   store->replayed += batch->rows;
   *out = tap_source_view(store->source, slot);
@@ -206,12 +225,20 @@ void tap_store_expect(struct tap_store *store, const int64_t *rows, int count) {
 
 /* ---- together ------------------------------------------------------------------------------------------- */
 
+/* Another run may add a segment while the ranks look one after the other. */
+static int compare_finds(struct tap_store *store) {
+  if (!store->missing) return OK;
+  for (int64_t row = 0; row < store->data->rows; row++) store->missing[row] = !tap_reader_has(store->reader, row);
+  return comm_sum_i64(store->comm, store->missing, (size_t)store->data->rows);
+}
+
 /* After this every rank knows what any of them has written. */
 static int share(struct tap_store *store) {
   if (store->writing && tap_writer_seal(store->writer) != OK) stop_writing(store);
   TRY(comm_barrier(store->comm));
   tap_prefetch_wait(store->prefetch);
-  return comm_agree(store->comm, tap_reader_scan(store->reader));
+  TRY(comm_agree(store->comm, tap_reader_scan(store->reader)));
+  return compare_finds(store);
 }
 
 int tap_store_enter(struct tap_store *store, int64_t phase) {

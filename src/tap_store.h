@@ -5,8 +5,12 @@
  * replayed run equals a live one bit for bit; with int8, live taps go through the same rounding, so that it still does
  * not matter which micro-batches were replayed.
  *
+ * In a pipeline each stage keeps its own taps, and reads them from whatever segments have them, of any grid. Stages decide
+ * alike which rows are replayed: what each finds in the folder is compared after each look into it.
+ *
  * Nothing that goes wrong with the store ends a run: rows that cannot be read are computed again, and when rows cannot be
- * written it goes on without writing. Each is warned of once.
+ * written it goes on without writing. Each is warned of once. Only in a pipeline, where a stage cannot compute alone, are rows
+ * that cannot be read an error.
  */
 #ifndef QST_TAP_STORE_H
 #define QST_TAP_STORE_H
@@ -28,7 +32,9 @@ struct tap_store {
   struct tap_writer *writer;
   struct tap_prefetch *prefetch;
   bool writing;
-  void *packed;              /**< act [capacity, (layers + 1) · cols]: taps by token, as files have them */
+  bool alone;                /**< this rank has all layers */
+  int64_t *missing;          /**< [rows] ranks that did not find all taps of a row; NULL when alone */
+  void *packed;              /**< act [capacity, taps · cols]: taps by token, as files have them */
   void *host;                /**< the same on the host; int8 only */
   struct tap_planes planes;  /**< of a live micro-batch, on their way to the writer */
   int64_t phase;             /**< grows where an epoch begins or ends */
@@ -43,7 +49,7 @@ int tap_store_open(struct tap_store *store, const struct options *options, struc
 /** What was not sealed is dropped. */
 void tap_store_close(struct tap_store *store);
 
-/** Whether the store holds all of the rows: then they are replayed. Changes in tap_store_enter() and _finish() alone. */
+/** Whether the store holds all of the rows: then they are replayed. Known from the first tap_store_enter() on; changes in tap_store_enter() and _finish() alone. */
 bool tap_store_has(const struct tap_store *store, const int64_t *rows, int count);
 /** The taps of the micro-batch that holds these rows of the data, in a slot of the source. */
 int tap_store_run(struct tap_store *store, int slot, const struct micro_batch *batch, const int64_t *rows, int count,

@@ -34,6 +34,7 @@ static struct tap_format make_format(enum dtype act, bool int8) {
                              .hidden = 70,
                              .cols = 70,
                              .window = 1,
+                             .taps = 3,
                              .act = act,
                              .int8 = int8};
 }

@@ -2,7 +2,7 @@
 # The tap store: a replayed run equals a live one bit for bit, whatever ranks, order of rows and kind of taps; what a kill, a
 # second writer, a full disk or damage leave behind is still right; stores of something else are refused; other tools read
 # them.
-# RUN timeout=300
+# RUN timeout=400
 . tests/tiny_run.sh
 # Not under sanitizers, which make it many minutes long; t17-tap-file covers the files there.
 if ((${TIME_FACTOR:-1} > 1)); then
@@ -70,6 +70,52 @@ same "$work/int8" "$work/int8-again"
 replayed 0 "[1-9]*" "$work/int8-again"
 ! cmp -s "$work/int8/latest" "$work/adapter/latest" || die "int8 is exact"
 
+# ---- on any grid ----
+# Stages write segments of their own taps. Rows replay where all taps are there, whatever grid each came from.
+for kind in adapter avgpool; do
+  run staged-$kind 3 --downsample $kind --taps "$work/store-staged-$kind" --pipeline-stages 3
+  same "$work/$kind" "$work/staged-$kind"
+  replayed "[1-9]*" "[1-9]*" "$work/staged-$kind"
+  for grid in "1 1" "2 2" "4 2"; do
+    read -r ranks stages <<<"$grid"
+    run "grid-$kind-$ranks" "$ranks" --downsample $kind --taps "$work/store-staged-$kind" --pipeline-stages "$stages"
+    same "$work/$kind" "$work/grid-$kind-$ranks"
+    replayed 0 "[1-9]*" "$work/grid-$kind-$ranks"
+  done
+  run whole-$kind 2 --downsample $kind --taps "$work/store-$kind-3" --pipeline-stages 2
+  same "$work/$kind" "$work/whole-$kind"
+  replayed 0 "[1-9]*" "$work/whole-$kind"
+done
+
+# A stage's segments are lost, one whole segment comes: the rest is computed again, by another split.
+staged=$work/store-staged-adapter
+rm "$staged"/segment-*-0-*.h5 "$staged"/index.h5
+cp "$(find "$work/store-adapter-2" -name 'segment-*' | head -n 1)" "$staged"
+run patched 2 --taps "$staged" --pipeline-stages 2
+same "$work/adapter" "$work/patched"
+replayed "[1-9]*" "[1-9]*" "$work/patched"
+run patched-again 3 --taps "$staged" --pipeline-stages 3
+same "$work/adapter" "$work/patched-again"
+replayed 0 "[1-9]*" "$work/patched-again"
+"${mpirun[@]}" 4 "$QST" taps --backbone "$work/b.h5" --data "$work/t.h5" --threads 1 --pipeline-stages 2 \
+  --taps "$work/filled-staged" 2>"$work/fill.log"
+replayed "[1-9]*" 0 "$work/fill"
+status=0
+"${mpirun[@]}" 2 "$QST" "${options[@]}" --pipeline-stages 2 --tap-format int8 --out "$work/refused" \
+  --taps "$work/store-int8" 2>"$work/stderr" || status=$?
+((status == 2)) || die "int8 taps in a pipeline gave status $status"
+grep -q -- "--tap-format int8 works with --pipeline-stages 1 only" "$work/stderr" || die "$(cat "$work/stderr")"
+
+# Nobody computes one stage alone: damage is named.
+for segment in "$work"/store-staged-avgpool/segment-*.h5; do
+  printf 'damaged' | dd of="$segment" bs=1 seek=$(($(stat -c %s "$segment") / 2)) conv=notrunc status=none
+done
+status=0
+"${mpirun[@]}" 2 "$QST" "${options[@]}" --downsample avgpool --pipeline-stages 2 --out "$work/refused" \
+  --taps "$work/store-staged-avgpool" 2>"$work/stderr" || status=$?
+((status == 1)) || die "damage in a pipeline gave status $status: $(cat "$work/stderr")"
+grep -q "a stage cannot compute it alone: remove it with taps --prune" "$work/stderr" || die "$(cat "$work/stderr")"
+
 # ---- what other tools see ----
 if command -v h5dump >/dev/null; then
   for plane in taps normed; do
@@ -78,6 +124,16 @@ if command -v h5dump >/dev/null; then
       h5dump -d /$plane -b LE -o "$work/segment.bin" "$segment" >/dev/null
       cat "$work/segment.bin"
     done | cmp - "$work/index.bin" || die "the index shows other $plane than the segments hold"
+  done
+  # The index over segments of stages shows what that over whole ones does.
+  fill=("$QST" taps --quiet --backbone "$work/b.h5" --data "$work/t.h5" --threads 1)
+  "${fill[@]}" --taps "$work/index-1"
+  "${mpirun[@]}" 2 "${fill[@]}" --taps "$work/index-2" --pipeline-stages 2
+  for plane in rows tokens labels taps normed; do
+    for stages in 1 2; do
+      h5dump -d /$plane -b LE -o "$work/index-$stages.bin" "$work/index-$stages/index.h5" >/dev/null
+    done
+    cmp "$work/index-1.bin" "$work/index-2.bin" || die "the index of stages' segments shows other $plane"
   done
 fi
 "$QST" inspect "$store"/*.h5 >/dev/null || die "inspect finds faults in a store"

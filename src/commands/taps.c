@@ -37,11 +37,16 @@ static int open_all(struct taps_run *run, const struct options *options, struct 
   return tap_store_open(&run->store, options, &run->engine.source, run->engine.digest, &run->data, comm);
 }
 
+/* Of all stages. */
+static int64_t store_bytes(const struct taps_run *run) {
+  struct tap_format whole = tap_format_whole(&run->store.format);
+  return tap_bytes(&whole, run->data.total, run->data.label_tokens);
+}
+
 /* Before anything is computed: what the whole store takes, and whether the disk has that. */
 static int check_size(const struct taps_run *run) {
   const struct tap_store *store = &run->store;
-  int64_t whole = tap_bytes(&store->format, run->data.total, run->data.label_tokens),
-          there = tap_reader_bytes(store->reader);
+  int64_t whole = store_bytes(run), there = tap_reader_bytes(store->reader);
   log_note("store      %s: %.1f MB for %lld tokens and %lld label rows, %lld of %lld rows are there", store->folder,
            (double)whole / 1e6, (long long)run->data.total, (long long)run->data.label_tokens,
            (long long)tap_reader_rows(store->reader), (long long)run->data.rows);
@@ -72,8 +77,7 @@ static void compare_sources(const struct taps_run *run, const struct comm *comm)
     log_warning("%s; the disk was not measured", fail_message());
     return;
   }
-  double token =
-      (double)tap_bytes(&run->store.format, run->data.total, run->data.label_tokens) / (double)run->data.total;
+  double token = (double)store_bytes(run) / (double)run->data.total;
   double replayed = disk.read / token, live = run->engine.peak * comm->size / mean_flops(run);
   log_note(
       "disk       reads %.0f MB/s, writes %.0f MB/s: at most %.0f tokens/s replayed, %.0f live: the %s is the faster "
@@ -117,6 +121,7 @@ static int fill(struct taps_run *run, const struct options *options, struct comm
   engine_banner(&run->engine);
   TRY(comm_agree(comm, check_size(run)));
   if (comm->rank == 0) compare_sources(run, comm);
+  TRY(tap_store_enter(&run->store, 0));
   TRY(run_groups(run));
   TRY(tap_store_finish(&run->store));
   if (run->store.unreadable > 0)
