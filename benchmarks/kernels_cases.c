@@ -342,6 +342,7 @@ static void mix_cases(struct bench *bench, int cols) {
   CASE(copy_rows, what, 0, 2 * pass, .y = out_act(bench, x), .x = act(bench, x), .rows = rows, .cols = cols,
        .x_index = integers(bench, rows, rows), .y_stride = cols, .x_stride = cols);
   CASE(to_act, what, 0, pass + 4.0 * (double)x, .y = out_act(bench, x), .x = f32(bench, x), .count = x);
+  CASE(from_act, what, 0, pass + 4.0 * (double)x, .y = out_f32(bench, x), .x = act(bench, x), .count = x);
 }
 
 /* ---- loss, sums, optimizer ------------------------------------------------------------------------------ */

@@ -41,13 +41,10 @@ double timed_sum(const struct timed_group *group, double bytes) {
   return smaller(best, two_levels(group, bytes, tree));
 }
 
-double timed_scatter(const struct timed_group *group, double bytes) {
+double timed_broadcast(const struct timed_group *group, double bytes) {
   if (group->ranks < 2 || bytes <= 0) return 0;
   struct wire link = slowest(group);
-  double ring = half_ring(group->ranks, &link, bytes);
-  double levels = half_ring(group->per_node, &group->node, bytes) +
-                  half_ring(nodes_of(group), &group->network, bytes / group->per_node);
-  return smaller(ring, levels);
+  return ceil(log2(group->ranks)) * link.latency + bytes / link.bandwidth;
 }
 
 double timed_sum_wire(const struct timed_group *group, double bytes) {

@@ -20,9 +20,9 @@ struct timed_group {
  *    rings, trees between:  the same with 2 log2(nodes) steps across nodes, 2 b / β there (Sanders, Speck, Träff 2009)
  *  with β and α of the slowest link a ring passes. */
 double timed_sum(const struct timed_group *group, double bytes);
-/** Each rank gets its share of the sum, or all get everybody's share: half a ring sum each. */
-double timed_scatter(const struct timed_group *group, double bytes);
-/** What a rank sends in a sum or, halved, a scatter: 2 (n − 1) / n of the bytes. */
+/** From one rank to all, in pieces down a tree. */
+double timed_broadcast(const struct timed_group *group, double bytes);
+/** What a rank sends in a sum: 2 (n − 1) / n of the bytes. */
 double timed_sum_wire(const struct timed_group *group, double bytes);
 /** A message to a neighbour. */
 double timed_message(const struct wire *wire, double bytes);

@@ -291,6 +291,13 @@ struct to_act_args {
   size_t count;
 };
 
+/** y = x, widened to fp32. */
+struct from_act_args {
+  float *y;      /**< [count] */
+  const void *x; /**< act [count] */
+  size_t count;
+};
+
 /* ---- loss ----------------------------------------------------------------------------------------------- */
 
 /** loss[i] = log Σ exp(logits[i]) − logits[i, label[i]] in nats; dlogits = softmax − one-hot. */
@@ -365,7 +372,7 @@ struct adamw_args {
   X(embed) X(frozen_linear) X(frozen_logits) X(frozen_input_grad) X(linear) X(linear_input_grad)    \
   X(linear_weight_grad) X(rmsnorm) X(rmsnorm_backward) X(layernorm) X(layernorm_backward) X(rope)   \
   X(attention) X(attention_backward) X(swiglu) X(swiglu_backward) X(silu) X(silu_backward) X(pool)  \
-  X(gate) X(gate_backward) X(mix) X(mix_backward) X(copy_rows) X(to_act) X(cross_entropy) X(argmax) \
+  X(gate) X(gate_backward) X(mix) X(mix_backward) X(copy_rows) X(to_act) X(from_act) X(cross_entropy) X(argmax) \
   X(fixed_add) X(fixed_total) X(fixed_get) X(sum_squares) X(adamw)
 /* clang-format on */
 

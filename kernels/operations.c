@@ -200,6 +200,11 @@ static int check_to_act(const struct to_act_args *a) {
   return OK;
 }
 
+static int check_from_act(const struct from_act_args *a) {
+  REQUIRE(a->count == 0 || (a->y && a->x));
+  return OK;
+}
+
 static int check_cross_entropy(const struct cross_entropy_args *a) {
   REQUIRE(a->rows >= 0 && a->cols > 0);
   REQUIRE(a->rows == 0 || (a->loss && a->logits && a->labels));

@@ -185,14 +185,7 @@ enum placement placement_of(const struct options *options) {
   return strcmp(options->placement, "replicas") == 0 ? PLACE_REPLICAS : PLACE_STAGES;
 }
 
-static int reduce(void *context, int64_t first, int64_t end) {
-  struct engine *engine = context;
-  return transport_sum(engine->replicas, engine->sums.sums + ((size_t)first - engine->sums.begin),
-                       (size_t)(end - first), ELEMENT_I64);
-}
-
 int engine_connect(struct engine *engine) {
-  engine->reduction = (struct side_listener){.collected = reduce, .context = engine};
   TRY(transport_open(&engine->world, engine->grid->world, engine->device));
   TRY(transport_open(&engine->replicas, engine->grid->stage_comm, engine->device));
   return lanes_connect(&engine->lanes, engine->grid->replica_comm);
@@ -230,14 +223,6 @@ int engine_decode(struct engine *engine, struct kv_cache *backbone_cache, struct
 int engine_zero(struct engine *engine) {
   TRY(device_zero(engine->device, engine->sums.sums, sums_bytes(engine)));
   return device_zero(engine->device, engine->totals, totals_bytes(engine));
-}
-
-int engine_reduce_nothing(struct engine *engine) {
-  const struct side_layout *layout = &engine->side.layout;
-  if (stage_ends(&engine->stage)) TRY(reduce(engine, layout->final_norm, (int64_t)layout->size));
-  for (int l = engine->stage.end - 1; l >= engine->stage.first; l--)
-    TRY(reduce(engine, side_layer_begin(layout, l), side_layer_end(layout, l)));
-  return OK;
 }
 
 int engine_share_totals(struct engine *engine) {

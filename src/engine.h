@@ -33,12 +33,11 @@ struct engine {
   struct gradient_sums sums;
   int64_t *totals, *host_totals; /**< [total_count] device, host */
   size_t total_count;
-  struct transport *world;        /**< all ranks */
-  struct transport *replicas;     /**< the ranks of this stage */
-  struct side_listener reduction; /**< gives collected gradients to `replicas` */
-  int capacity;                   /**< tokens of a micro-batch */
-  struct tokenizer *tokenizer;    /**< NULL when the backbone has none */
-  char digest[33];                /**< of the backbone */
+  struct transport *world;     /**< all ranks */
+  struct transport *replicas;  /**< the ranks of this stage */
+  int capacity;                /**< tokens of a micro-batch */
+  struct tokenizer *tokenizer; /**< NULL when the backbone has none */
+  char digest[33];             /**< of the backbone */
   int threads;
   double peak; /**< FLOP/s of a large product on this rank's device, measured at opening; 0 when not */
 };
@@ -69,8 +68,6 @@ int engine_decode(struct engine *engine, struct kv_cache *backbone_cache, struct
 
 /** Before a pass of training or evaluation: all sums and totals are zero. */
 int engine_zero(struct engine *engine);
-/** Gives all gradients to the reduction, in the order of a backward pass: for a rank without a micro-batch of its own. */
-int engine_reduce_nothing(struct engine *engine);
 /** The totals of all ranks, on the device and in host_totals. ERR_INPUT when a value was not finite. Collective. */
 int engine_share_totals(struct engine *engine);
 /** The loss in host_totals, in nats, summed. */

@@ -68,33 +68,29 @@ static struct wire between_stages(const struct plan_request *request) {
 }
 
 /* Bytes of each gradient on the wire. */
-static double gradient_size(const struct plan_request *request) {
-  return request->reduction == REDUCTION_EXACT ? 8 : 2;
+static double gradient_size(const struct plan_request *request, const struct rehearsal *r) {
+  const char *kind = request->options->reduction;
+  return strcmp(kind, "exact") == 0 ? 8 : strcmp(kind, "fast") == 0 ? 4 : (double)r->act_size;
 }
 
-/* A sum for each layer; sharded, each gets the sums of its share and later everybody's new weights. */
+/* A sum for each layer; sharded, each part's parameters from its owner after the update. */
 static double reduction_seconds(const struct plan_request *request, const struct rehearsal *r) {
   struct timed_group group = replicas_of(request);
   double layers = r->layers, numbers = (double)r->gradients / layers;
-  if (!request->sharded) return layers * timed_sum(&group, numbers * gradient_size(request));
-  return layers * (timed_scatter(&group, numbers * gradient_size(request)) +
-                   timed_scatter(&group, numbers * (double)r->act_size));
+  double seconds = layers * timed_sum(&group, numbers * gradient_size(request, r));
+  return request->options->shard_optimizer ? seconds + layers * timed_broadcast(&group, numbers * 4) : seconds;
 }
 
 static double gradient_wire(const struct plan_request *request, const struct rehearsal *r) {
   struct timed_group group = replicas_of(request);
-  double bytes = (double)r->gradients * gradient_size(request);
-  if (!request->sharded) return timed_sum_wire(&group, bytes);
-  return (timed_sum_wire(&group, bytes) + timed_sum_wire(&group, (double)(r->gradients * r->act_size))) / 2;
+  double wire = timed_sum_wire(&group, (double)r->gradients * gradient_size(request, r));
+  return request->options->shard_optimizer && group.ranks > 1 ? wire + (double)r->gradients * 4 : wire;
 }
 
 /* ---- a stage -------------------------------------------------------------------------------------------- */
 
-static void count_memory(const struct plan_request *request, const struct rehearsal *r, int replicas,
-                         struct plan_stage *out) {
+static void count_memory(const struct rehearsal *r, struct plan_stage *out) {
   memcpy(out->memory, r->memory, sizeof out->memory);
-  if (request->sharded) /* two fp32 moments: one share of them stays */
-    out->memory[MEMORY_OPTIMIZER] -= 2 * sizeof(float) * r->gradients / (size_t)replicas * (size_t)(replicas - 1);
   for (int kind = 0; kind < MEMORY_KINDS; kind++) out->bytes += out->memory[kind];
 }
 
@@ -106,14 +102,14 @@ static double exposed_reduction(const struct rehearsal *r, double reduction) {
 
 static void describe_stage(const struct plan_request *request, const struct rehearsal *r, const struct plan *plan,
                            int p, struct plan_stage *out) {
-  count_memory(request, r, plan->replicas, out);
+  count_memory(r, out);
   out->layers = r->layers;
   for (int i = 0; i < plan->micro_batches; i++) {
     const struct task_seconds *task = &r->tasks[i % r->micro_batches];
     out->backbone += task->backbone;
     out->side += task->forward + task->backward;
   }
-  out->optimizer = request->sharded ? r->optimizer / plan->replicas : r->optimizer;
+  out->optimizer = r->optimizer;
   out->reduction = reduction_seconds(request, r);
   out->exposed = exposed_reduction(r, out->reduction);
   out->gradient_wire = gradient_wire(request, r);

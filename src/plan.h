@@ -10,12 +10,6 @@
 #include "comm/timed.h"
 #include "rehearsal.h"
 
-/** How gradients are summed over the replicas. */
-enum reduction {
-  REDUCTION_EXACT, /**< 64-bit fixed point: the same bits on any grid */
-  REDUCTION_FAST   /**< bf16: a quarter of the bytes */
-};
-
 struct machine {
   struct hardware hardware;
   int nodes, per_node;
@@ -27,8 +21,6 @@ struct plan_request {
   struct machine machine;
   int stages;
   enum placement placement;
-  enum reduction reduction;
-  bool sharded;                  /**< ZeRO-1: each replica keeps and updates its share of the optimizer's state */
   const struct token_file *data; /**< at least one step's rows */
   int longest;                   /**< tokens of the longest of them */
   int64_t rows;                  /**< of an epoch */

@@ -87,10 +87,10 @@ json_t *plan_json(const struct plan_request *request, const struct plan *plan) {
   return json_pack(
       "{s:s, s:s, s:i, s:i, s:i, s:i, s:s, s:b, s:o, s:i, s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:f, s:f, s:b}", "model",
       model_name(request->options), "gpu", machine->hardware.name, "nodes", machine->nodes, "gpus_per_node",
-      machine->per_node, "replicas", plan->replicas, "stages", plan->stages, "reduction",
-      request->reduction == REDUCTION_EXACT ? "exact" : "fast", "sharded_optimizer", request->sharded, "stage", stages,
-      "micro_batches", plan->micro_batches, "step_tokens", (json_int_t)plan->step_tokens, "step_label_tokens",
-      (json_int_t)plan->label_tokens, "step_seconds", plan->step, "bubble", plan->bubble, "tokens_per_second",
-      plan->tokens_per_second, "fraction_of_peak", plan->of_peak, "steps", (json_int_t)plan->steps, "run_seconds",
-      plan->seconds, "usable_bytes", plan->usable, "fits", plan->fits);
+      machine->per_node, "replicas", plan->replicas, "stages", plan->stages, "reduction", request->options->reduction,
+      "sharded_optimizer", request->options->shard_optimizer, "stage", stages, "micro_batches", plan->micro_batches,
+      "step_tokens", (json_int_t)plan->step_tokens, "step_label_tokens", (json_int_t)plan->label_tokens, "step_seconds",
+      plan->step, "bubble", plan->bubble, "tokens_per_second", plan->tokens_per_second, "fraction_of_peak",
+      plan->of_peak, "steps", (json_int_t)plan->steps, "run_seconds", plan->seconds, "usable_bytes", plan->usable,
+      "fits", plan->fits);
 }

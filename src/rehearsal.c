@@ -6,10 +6,12 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "optimizer.h"
+#include "reduction.h"
 
 struct stage_run {
   struct engine engine;
   struct optimizer optimizer;
+  struct reduction reduction;
   struct data_order order;
   struct step_plan plan;
   struct comm alone;
@@ -58,13 +60,15 @@ static int open_run(struct stage_run *run, const struct options *options, const 
                                         .positions = place->longest,
                                         .label_share = (double)data->label_tokens / (double)data->total,
                                         .hardware = place->hardware}));
-  TRY(optimizer_open(&run->optimizer, &engine->side, options));
+  TRY(optimizer_open(&run->optimizer, &engine->side, options, 0, options->shard_optimizer ? place->replicas : 1));
+  TRY(reduction_open(&run->reduction, &engine->side, &engine->sums, NULL, options->reduction));
   return plan_first_step(run, options, place->data, place->replicas);
 }
 
 static void close_run(struct stage_run *run) {
   step_plan_close(&run->plan);
   data_order_close(&run->order);
+  reduction_close(&run->reduction);
   optimizer_close(&run->optimizer);
   engine_close(&run->engine);
 }
@@ -107,10 +111,10 @@ static int run_micro_batch(struct stage_run *run, const struct token_file *data,
 
 static int update(struct stage_run *run) {
   struct engine *engine = &run->engine;
-  int64_t labels = run->plan.label_tokens > 0 ? run->plan.label_tokens : 1;
   double *squares = (double *)(engine->totals + TOTAL_SQUARES);
   TRY(engine_zero(engine));
-  TRY(optimizer_gradient(&run->optimizer, &engine->sums, labels, squares));
+  TRY(reduction_gradient(&run->reduction));
+  TRY(optimizer_squares(&run->optimizer, squares));
   TRY(device_download(engine->device, engine->host_totals, engine->totals, engine->total_count * sizeof(int64_t)));
   double norm = optimizer_norm(&engine->side.layout, (const double *)(engine->host_totals + TOTAL_SQUARES));
   return optimizer_update(&run->optimizer, norm, 0, 1);

@@ -64,11 +64,8 @@ void run_state_close(struct run_state *run) {
 
 /* From the staging to the device. */
 static int upload(struct run_state *run) {
-  struct side *side = run->optimizer->side;
-  size_t bytes = side->size * sizeof(float);
-  TRY(side_upload(side, run->own.flat));
-  TRY(device_upload(side->device, run->optimizer->m, run->own.m, bytes));
-  return device_upload(side->device, run->optimizer->v, run->own.v, bytes);
+  TRY(side_upload(run->optimizer->side, run->own.flat));
+  return optimizer_upload(run->optimizer, run->own.m, run->own.v);
 }
 
 /* The first line of `ours` that is not in `theirs`, into `line`; false when there is none. */
@@ -173,10 +170,30 @@ int run_state_start(struct run_state *run) {
 
 static int download(struct run_state *run) {
   const struct side *side = run->optimizer->side;
-  size_t bytes = side->size * sizeof(float);
-  TRY(device_download(side->device, run->own.flat, side->master, bytes));
-  TRY(device_download(side->device, run->own.m, run->optimizer->m, bytes));
-  return device_download(side->device, run->own.v, run->optimizer->v, bytes);
+  TRY(device_download(side->device, run->own.flat, side->master, side->size * sizeof(float)));
+  return optimizer_download(run->optimizer, run->own.m, run->own.v);
+}
+
+/* The moments of a sharded optimizer come to the stage's first replica. */
+static int gather_moments(struct run_state *run) {
+  const struct optimizer *optimizer = run->optimizer;
+  struct comm *stage = run->grid->stage_comm;
+  for (int part = 0; part < side_parts(optimizer->side); part++) {
+    int64_t begin, end;
+    int owner = optimizer_owner(optimizer, part);
+    side_part(optimizer->side, part, &begin, &end);
+    struct side_buffers at = part_of(&run->own, (size_t)begin, (size_t)(end - begin));
+    size_t bytes = at.size * sizeof(float);
+    if (owner == 0) continue;
+    if (stage->rank == owner) {
+      TRY(comm_send(stage, at.m, bytes, 0));
+      TRY(comm_send(stage, at.v, bytes, 0));
+    } else if (stage->rank == 0) {
+      TRY(comm_receive(stage, at.m, bytes, owner));
+      TRY(comm_receive(stage, at.v, bytes, owner));
+    }
+  }
+  return OK;
 }
 
 static int send_part(struct comm *replica, const struct side_buffers *own) {
@@ -209,7 +226,8 @@ static int gather(struct run_state *run) {
 
 int run_state_save(struct run_state *run, int64_t step) {
   struct comm *comm = run->grid->world;
-  TRY(comm_agree(comm, run->grid->replica == 0 ? download(run) : OK));
+  TRY(comm_agree(comm, download(run)));
+  TRY(gather_moments(run));
   TRY(gather(run));
   run->state.step = step;
   return comm_agree(

@@ -118,6 +118,12 @@ struct side_listener {
 int side_backward(struct side *side, struct side_frame *frame, const struct micro_batch *batch, const struct taps *taps,
                   struct gradient_sums *sums, const struct side_listener *listener);
 
+/** The stage's trained numbers in parts: its layers, then on the last stage the head. `begin` and `end` in the layout. */
+static inline int side_parts(const struct side *side) {
+  return stage_depth(&side->stage) + stage_ends(&side->stage);
+}
+void side_part(const struct side *side, int part, int64_t *begin, int64_t *end);
+
 /** Parts of the flat buffers, by the layout's offsets. */
 static inline float *side_master(const struct side *side, int64_t offset) {
   return side->master + ((size_t)offset - side->begin);

@@ -127,3 +127,11 @@ int side_upload(struct side *side, const float *flat) {
   TRY(device_upload(side->device, side->master, flat, side->size * sizeof(float)));
   return device_to_act(side->device, &(struct to_act_args){.y = side->weights, .x = side->master, .count = side->size});
 }
+
+void side_part(const struct side *side, int part, int64_t *begin, int64_t *end) {
+  const struct side_layout *layout = &side->layout;
+  int l = side->stage.first + part;
+  bool head = l == layout->shape.layers;
+  *begin = head ? layout->final_norm : side_layer_begin(layout, l);
+  *end = head ? (int64_t)layout->size : side_layer_end(layout, l);
+}

@@ -11,6 +11,7 @@
 #include "base/memory.h"
 #include "evaluate.h"
 #include "optimizer.h"
+#include "reduction.h"
 #include "run_log.h"
 #include "run_state.h"
 #include "signals.h"
@@ -23,6 +24,7 @@ struct trainer {
   struct comm *comm;
   const struct training_data *data;
   struct optimizer optimizer;
+  struct reduction reduction;
   struct data_order order;
   struct step_plan plan, next; /**< of the step at hand and the one after it */
   int64_t planned;             /**< the step `plan` is of; 0: none yet */
@@ -81,7 +83,11 @@ static int open_trainer(struct trainer *trainer) {
   struct engine *engine = trainer->engine;
   TRY(count_steps(trainer));
   TRY(schedule_parse(trainer->options->schedule, &trainer->schedule));
-  TRY(optimizer_open(&trainer->optimizer, &engine->side, trainer->options));
+  const struct grid *grid = engine->grid;
+  bool sharded = trainer->options->shard_optimizer;
+  TRY(optimizer_open(&trainer->optimizer, &engine->side, trainer->options, sharded ? grid->replica : 0,
+                     sharded ? grid->replicas : 1));
+  TRY(reduction_open(&trainer->reduction, &engine->side, &engine->sums, engine->replicas, trainer->options->reduction));
   TRY(data_order_open(&trainer->order, trainer->data->train.rows, (uint64_t)trainer->options->seed, true));
   TRY(step_plan_open(&trainer->plan, (int)trainer->options->global_batch));
   TRY(step_plan_open(&trainer->next, (int)trainer->options->global_batch));
@@ -100,6 +106,7 @@ static void close_trainer(struct trainer *trainer) {
   step_plan_close(&trainer->plan);
   step_plan_close(&trainer->next);
   data_order_close(&trainer->order);
+  reduction_close(&trainer->reduction);
   optimizer_close(&trainer->optimizer);
 }
 
@@ -199,13 +206,16 @@ static void describe_plan(struct trainer *trainer, struct step_facts *facts) {
 }
 
 /* Gradients of all micro-batches of the step, summed over the replicas. */
-static int sum_gradients(struct trainer *trainer) {
+static int sum_gradients(struct trainer *trainer, int64_t labels) {
   struct engine *engine = trainer->engine;
-  struct lanes_pass pass = {.count = count_own(trainer), .backward = true, .listener = &engine->reduction};
+  struct reduction *reduction = &trainer->reduction;
+  struct lanes_pass pass = {.count = count_own(trainer), .backward = true, .listener = &reduction->listener};
+  reduction->scale = 1.0 / (double)labels;
   TRY(engine_zero(engine));
   TRY(lanes_run(&engine->lanes, &pass));
-  if (pass.count == 0) TRY(engine_reduce_nothing(engine));
-  return lanes_wait(&engine->lanes, engine->replicas);
+  if (pass.count == 0) TRY(reduction_of_nothing(reduction));
+  TRY(lanes_wait(&engine->lanes, engine->replicas));
+  return reduction_gradient(reduction);
 }
 
 /* All ranks stop when one was asked to, or has no time left: votes are added up, or the largest is taken. */
@@ -220,12 +230,11 @@ static enum stop_reason stop_reason(int64_t votes) {
 }
 
 /* What must be known of all ranks before the update: the gradient's norm, the loss, whether to stop. */
-static int share_totals(struct trainer *trainer, int64_t labels) {
+static int share_totals(struct trainer *trainer) {
   struct engine *engine = trainer->engine;
-  bool counts = engine->grid->replica == 0;
   int64_t votes = stop_votes();
-  TRY(optimizer_gradient(&trainer->optimizer, &engine->sums, labels,
-                         counts ? (double *)(engine->totals + TOTAL_SQUARES) : NULL));
+  if (trainer->optimizer.replicas > 1 || engine->grid->replica == 0)
+    TRY(optimizer_squares(&trainer->optimizer, (double *)(engine->totals + TOTAL_SQUARES)));
   TRY(device_upload(engine->device, engine->totals + TOTAL_STOP, &votes, sizeof votes));
   return engine_share_totals(engine);
 }
@@ -236,12 +245,13 @@ static int run_step(struct trainer *trainer, int64_t step, struct step_facts *fa
   double begin = clock_seconds(), idle = engine->lanes.idle;
   TRY(queue_ahead(trainer, step));
   int64_t labels = trainer->plan.label_tokens > 0 ? trainer->plan.label_tokens : 1;
-  TRY(sum_gradients(trainer));
-  TRY(fail_at(share_totals(trainer, labels), "step %lld", (long long)step));
+  TRY(sum_gradients(trainer, labels));
+  TRY(fail_at(share_totals(trainer), "step %lld", (long long)step));
   facts->lr = schedule_rate(trainer->schedule, options->lr, options->warmup_steps, trainer->steps, step);
   facts->grad_norm = optimizer_norm(&engine->side.layout, (const double *)(engine->host_totals + TOTAL_SQUARES));
   double update = clock_seconds();
   TRY(optimizer_update(&trainer->optimizer, facts->grad_norm, facts->lr, step));
+  TRY(optimizer_share(&trainer->optimizer, engine->replicas));
   trace_add(engine->lanes.trace, LANE_SIDE, "update", step, update, clock_seconds());
   facts->loss = engine_loss(engine) / (double)labels;
   facts->seconds = clock_seconds() - begin;

@@ -127,6 +127,14 @@ static void test_to_act(struct crew *crew, size_t count) {
   }
 }
 
+static void test_from_act(struct crew *crew, size_t count) {
+  struct operand x = operand_random(count, crew->act, 3);
+  struct result y = result_of(count, DTYPE_F32, NULL);
+  struct from_act_args args = {y.data, x.data, count};
+  RUN(crew, from_act, &args, &y);
+  for (size_t i = 0; i < count; i++) CHECK(result_value(&y, i) == x.values[i]);
+}
+
 /* ---- gate and mix ------------------------------------------------------------------------------------------ */
 
 /** y = share ⊙ a + (1 − share) ⊙ b: the gate is that with a = s, b = d; a mix with a = h, b = side. */
@@ -340,6 +348,8 @@ static void test_crew(struct crew *crew) {
   }
   test_to_act(crew, 1);
   test_to_act(crew, 1543);
+  test_from_act(crew, 1);
+  test_from_act(crew, 1543);
   test_copy_rows(crew);
   test_extremes(crew);
   test_mix_starts_as_backbone(crew);

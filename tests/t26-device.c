@@ -120,6 +120,7 @@ static void test_contracts(void) {
   BROKEN(copy_rows, .y = y, .x = x, .rows = 1, .cols = 4, .y_stride = 3, .x_stride = 4);
   BROKEN(copy_rows, .y = y, .x = x, .rows = 1, .cols = 4, .y_stride = 5, .x_stride = 4, .zero_rows = 1);
   BROKEN(to_act, .y = NULL, .x = x, .count = 1);
+  BROKEN(from_act, .y = x, .x = NULL, .count = 1);
   BROKEN(cross_entropy, .loss = y, .logits = x, .labels = NULL, .rows = 1, .cols = 4);
   BROKEN(argmax, .index = n, .logits = x, .rows = 1, .cols = 0);
   BROKEN(fixed_add, .sums = k, .faults = NULL, .x = x, .count = 1);

@@ -132,6 +132,7 @@ static void test_elementwise(struct device *device) {
   COUNTED(copy_rows, 0, 2 * 84 + 9 * 12 + 4 * 7, .y = ADDRESS(0), .x = ADDRESS(1), .y_index = ADDRESS(4), .rows = 7,
           .cols = 6, .y_stride = 6, .x_stride = 6, .zero_rows = 9);
   COUNTED(to_act, 0, 100 * 6, .y = ADDRESS(0), .x = ADDRESS(4), .count = 100);
+  COUNTED(from_act, 0, 100 * 6, .y = ADDRESS(0), .x = ADDRESS(4), .count = 100);
 }
 
 static void test_sums(struct device *device) {

@@ -36,7 +36,7 @@ static void open_curve(struct curve *curve, const char *name) {
                             .beta2 = reference_number(file, "beta2"),
                             .epsilon = reference_number(file, "epsilon"),
                             .weight_decay = reference_number(file, "weight_decay")};
-  CHECK_OK(optimizer_open(&curve->optimizer, &curve->tiny.side, &options));
+  CHECK_OK(optimizer_open(&curve->optimizer, &curve->tiny.side, &options, 0, 1));
 }
 
 static void close_curve(struct curve *curve) {
@@ -67,7 +67,11 @@ static double step_of(struct optimizer *optimizer, struct tiny *tiny, int64_t la
   size_t bytes = (size_t)tiny->side.layout.count * sizeof(double);
   double *squares, *host = calloc((size_t)tiny->side.layout.count, sizeof *host);
   CHECK_OK(device_allocate(tiny->device, MEMORY_OPTIMIZER, &squares, bytes));
-  CHECK_OK(optimizer_gradient(optimizer, &tiny->sums, labels, squares));
+  CHECK_OK(device_fixed_get(
+      tiny->device,
+      &(struct fixed_get_args){
+          .y = tiny->side.gradient, .sums = tiny->sums.sums, .scale = 1.0 / (double)labels, .count = tiny->side.size}));
+  CHECK_OK(optimizer_squares(optimizer, squares));
   CHECK_OK(device_download(tiny->device, host, squares, bytes));
   device_release(tiny->device, MEMORY_OPTIMIZER, &squares, bytes);
   double norm = optimizer_norm(&tiny->side.layout, host);
@@ -211,7 +215,7 @@ static void check_step_zero(const struct tiny_path *path, const struct token_fil
 
 static void run_steps(struct tiny *tiny, const struct token_file *data, const struct options *options, int steps) {
   struct optimizer optimizer;
-  CHECK_OK(optimizer_open(&optimizer, &tiny->side, options));
+  CHECK_OK(optimizer_open(&optimizer, &tiny->side, options, 0, 1));
   tiny_load(tiny, data, (const int64_t[]){0, 1, 2, 3, 4, 5}, 6);
   for (int step = 1; step <= steps; step++) {
     tiny_zero_sums(tiny);

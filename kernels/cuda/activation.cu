@@ -147,3 +147,21 @@ extern "C" cudaError_t cuda_launch_to_act(const cuda_context *context, const to_
     return each<4>(context, to_act<T>{(T *)a->y, a->x}, a->count, a->count % 4 == 0 && all_aligned(a->y, a->x));
   });
 }
+
+template <typename T>
+struct from_act {
+  float *y;
+  const T *x;
+  template <int N>
+  __device__ void run(unsigned i) const {
+    float v[N];
+    load<N>(v, x, i);
+    store<N>(y, i, v);
+  }
+};
+
+extern "C" cudaError_t cuda_launch_from_act(const cuda_context *context, const from_act_args *a) {
+  return by_act(context, [&]<typename T>(T) {
+    return each<4>(context, from_act<T>{a->y, (const T *)a->x}, a->count, a->count % 4 == 0 && all_aligned(a->y, a->x));
+  });
+}

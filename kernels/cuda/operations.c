@@ -47,6 +47,7 @@ const struct device_operations cuda_operations = {
     .mix_backward = run_mix_backward,
     .copy_rows = run_copy_rows,
     .to_act = run_to_act,
+    .from_act = run_from_act,
     .cross_entropy = run_cross_entropy,
     .argmax = run_argmax,
     .fixed_add = run_fixed_add,

@@ -152,6 +152,9 @@ static cost copy_rows_cost(const struct copy_rows_args *a, double act) {
 static cost to_act_cost(const struct to_act_args *a, double act) {
   return moves((double)a->count * (4 + act));
 }
+static cost from_act_cost(const struct from_act_args *a, double act) {
+  return moves((double)a->count * (4 + act));
+}
 /* fp32 logits in, gradients out; a label and a loss a row */
 static cost cross_entropy_cost(const struct cross_entropy_args *a, double act) {
   return moves((double)a->rows * (a->cols * (4 + (a->dlogits ? act : 0)) + 8));

@@ -75,6 +75,8 @@ struct options {
   /* machine */
   char *device, *cpu_isa, *act;
   int64_t pipeline_stages;
+  char *reduction; /**< exact | fast | fast-bf16 */
+  bool shard_optimizer;
   char *placement; /**< stages | replicas */
   char *trace;
   int64_t threads;

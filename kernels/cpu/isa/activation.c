@@ -119,3 +119,13 @@ int ISA_NAME(cpu_to_act)(struct device *device, const struct to_act_args *a) {
   }
   return OK;
 }
+
+int ISA_NAME(cpu_from_act)(struct device *device, const struct from_act_args *a) {
+  int64_t elements = (int64_t)a->count;
+#pragma omp parallel for num_threads(cpu_state(device)->threads) schedule(static)
+  for (int64_t begin = 0; begin < elements; begin += CHUNK) {
+    int count = elements - begin < CHUNK ? (int)(elements - begin) : CHUNK;
+    act_load(a->y + begin, a->x, (size_t)begin, count, device->act);
+  }
+  return OK;
+}

@@ -31,6 +31,7 @@ const struct device_operations ISA_NAME(cpu_operations) = {
     .mix_backward = ISA_NAME(cpu_mix_backward),
     .copy_rows = ISA_NAME(cpu_copy_rows),
     .to_act = ISA_NAME(cpu_to_act),
+    .from_act = ISA_NAME(cpu_from_act),
     .cross_entropy = ISA_NAME(cpu_cross_entropy),
     .argmax = ISA_NAME(cpu_argmax),
     .fixed_add = ISA_NAME(cpu_fixed_add),
