@@ -56,7 +56,8 @@ ISA_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mavx512vb
 SOURCES := $(wildcard src/base/*.c src/commands/*.c src/*.c kernels/*.c kernels/cpu/*.c kernels/null/*.c comm/*.c io/*.c)
 LIBRARY_SOURCES := $(filter-out src/main.c,$(SOURCES))
 ISA_SOURCES := $(wildcard kernels/cpu/isa/*.c)
-CUDA_SOURCES := $(wildcard kernels/cuda/*.c)
+CUDA_SOURCES := $(wildcard kernels/cuda/*.c comm/nccl/*.c)
+CUDA_TABLES := kernels/device comm/transport # what names the backends of this build
 CUDA_KERNELS := $(wildcard kernels/cuda/*.cu)
 COMMON_OBJECTS := $(LIBRARY_SOURCES:%.c=$(BUILD)/%.o) \
   $(foreach isa,$(ISAS),$(ISA_SOURCES:kernels/cpu/isa/%.c=$(BUILD)/kernels/cpu/isa/%.$(isa).o))
@@ -81,8 +82,8 @@ $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(BASE_CFLAGS) $(CFLAGS) -c -o $@ $<
 
-$(BUILD)/kernels/device.o: CFLAGS += $(if $(WITH_CUDA),$(CUDA_DEFINES) -isystem $(CUDA_HOME)/include)
-$(BUILD)/kernels/device.o: $(BUILD)/with-cuda-$(or $(WITH_CUDA),0)
+$(CUDA_TABLES:%=$(BUILD)/%.o): CFLAGS += $(if $(WITH_CUDA),$(CUDA_DEFINES) -isystem $(CUDA_HOME)/include)
+$(CUDA_TABLES:%=$(BUILD)/%.o): $(BUILD)/with-cuda-$(or $(WITH_CUDA),0)
 $(BUILD)/with-cuda-%:
 	@mkdir -p $(@D)
 	$(Q)rm -f $(BUILD)/with-cuda-* && touch $@
@@ -117,18 +118,18 @@ $(BUILD)/tests/%: tests/%.c $(LIBRARY)
 HOST := $(BUILD)/host
 HOST_RUNTIME := $(wildcard tests/host/*.cc)
 HOST_CFLAGS := -DQST_CUDA -isystem tests/host/include
-HOST_CXXFLAGS = -std=c++20 -O3 -g -MMD -MP -Wall -Wextra -Wno-unknown-pragmas -ffp-contract=off -fno-strict-aliasing \
+HOST_CXXFLAGS = $(MPI_CFLAGS) -DOMPI_SKIP_MPICXX -std=c++20 -O3 -g -MMD -MP -Wall -Wextra -Wno-unknown-pragmas -ffp-contract=off -fno-strict-aliasing \
   -isystem tests/host/include -I. -Isrc $(SAN_$(SAN))
-HOST_OBJECTS := $(HOST)/kernels/device.o $(HOST_RUNTIME:%.cc=$(HOST)/%.o) $(CUDA_KERNELS:%.cu=$(HOST)/%.cu.o) \
-  $(patsubst %.c,$(HOST)/%.o,$(filter-out kernels/cuda/cublaslt.c,$(CUDA_SOURCES)))
+HOST_OBJECTS := $(CUDA_TABLES:%=$(HOST)/%.o) $(HOST_RUNTIME:%.cc=$(HOST)/%.o) $(CUDA_KERNELS:%.cu=$(HOST)/%.cu.o) \
+  $(patsubst %.c,$(HOST)/%.o,$(filter-out kernels/cuda/cublaslt.c comm/nccl/library.c,$(CUDA_SOURCES)))
 HOST_LIBRARY := $(HOST)/libqst.a
 HOST_TESTS := $(addprefix $(HOST)/,$(basename $(shell grep -lE 'RUN.* device=cuda' tests/t[0-9]*.c tests/t[0-9]*.cu)))
 HOST_LIBS = $(MPI_LIBS) $(HDF5_LIBS) $(OTHER_LIBS) -lstdc++ -lm
 
-$(HOST_LIBRARY): $(filter-out $(BUILD)/kernels/device.o,$(COMMON_OBJECTS)) $(HOST_OBJECTS)
+$(HOST_LIBRARY): $(filter-out $(CUDA_TABLES:%=$(BUILD)/%.o),$(COMMON_OBJECTS)) $(HOST_OBJECTS)
 	$(Q)rm -f $@ && ar rcs $@ $^
 
-$(HOST)/kernels/%.o: kernels/%.c
+$(CUDA_TABLES:%=$(HOST)/%.o) $(CUDA_SOURCES:%.c=$(HOST)/%.o): $(HOST)/%.o: %.c
 	$(if $(filter 1,$(V)),,@echo "cc   $< (host)")
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(BASE_CFLAGS) $(CFLAGS) $(HOST_CFLAGS) -c -o $@ $<

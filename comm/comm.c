@@ -99,6 +99,7 @@ int comm_split(struct comm *comm, int color, int key, struct comm **out) {
     return status;
   }
   (*out)->timeout = comm->timeout;
+  (*out)->world_rank = comm->world_rank;
   return OK;
 }
 
@@ -139,7 +140,7 @@ bool comm_agreed(const struct comm *comm) {
 }
 
 void comm_abort(struct comm *comm, int status) {
-  fprintf(stderr, "qst-mpi: rank %d on %s: %s\n", comm->rank, comm->host, fail_message());
+  fprintf(stderr, "qst-mpi: rank %d on %s: %s\n", comm->world_rank, comm->host, fail_message());
   fflush(stderr);
   comm->operations->abort(comm, status);
 }

@@ -27,6 +27,7 @@ struct comm_operations {
 struct comm {
   const char *name; /**< "self" or "mpi" */
   int rank, size;
+  int world_rank;             /**< among all ranks of the job */
   int local_rank, local_size; /**< among the ranks of this host */
   char host[64];
   double timeout; /**< seconds that a partner may be late; 0 (at first): any time */

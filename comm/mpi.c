@@ -174,5 +174,6 @@ int comm_mpi_open(struct comm **out) {
   TRY(mpi_status(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided), "start of MPI"));
   if (provided < MPI_THREAD_FUNNELED) return fail(ERR_SYSTEM, "this MPI was built without support of threads");
   TRY(open_handle(*out, MPI_COMM_WORLD));
+  (*out)->world_rank = (*out)->rank;
   return mpi_watch_open(*out);
 }

@@ -7,12 +7,13 @@
 #include "base/memory.h"
 #include "comm/transport_backend.h"
 
-static const struct transport_operations *const backends[] = {&transport_mpi};
-
-/** On which device's memory a backend works. */
+/* NCCL for the device whose memory is a GPU's; MPI where the host reaches it. */
 static const struct transport_operations *backend_of(const struct device *device) {
+#ifdef QST_CUDA
+  if (strcmp(device->name, "cuda") == 0) return &transport_nccl;
+#endif
   (void)device;
-  return backends[0];
+  return &transport_mpi;
 }
 
 /* ---- collectives ----------------------------------------------------------------------------------------- */

@@ -42,6 +42,6 @@ struct channel {
   void *state;     /**< the backend's own */
 };
 
-extern const struct transport_operations transport_mpi;
+extern const struct transport_operations transport_mpi, transport_nccl;
 
 #endif

@@ -20,6 +20,7 @@ static void test_split(struct comm *world) {
   CHECK(part->size == (world->size + (world->rank % 2 ? 0 : 1)) / 2);
   CHECK(part->rank == (world->size - 1 - world->rank) / 2);
   CHECK(part->timeout == world->timeout && part->local_size == part->size && part->local_rank == part->rank);
+  CHECK(part->world_rank == world->rank);
   CHECK(strcmp(part->host, world->host) == 0);
   int64_t first = world->rank;
   CHECK_OK(comm_broadcast(part, &first, sizeof first, 0));

@@ -6,6 +6,7 @@
 #include "device_memory.h"
 
 // RUN ranks=1,2,3,4
+// RUN ranks=1,2,3 device=cuda
 
 struct site {
   struct comm *comm;
@@ -279,6 +280,34 @@ static void test_many(struct site *site) {
   shared_free(values);
 }
 
+/* What a lane was given before an operation is in it, and what it is given after waiting sees the result, with no wait of
+ * the host in between; the other lane is not held up. */
+static void test_order(struct site *site) {
+  enum { COUNT = 1001 };
+  int64_t host[COUNT], *sums[LANE_COUNT];
+  for (enum lane lane = 0; lane < LANE_COUNT; lane++) {
+    CHECK_OK(device_allocate(site->device, MEMORY_WORKSPACE, &sums[lane], sizeof host));
+    CHECK_OK(device_use_lane(site->device, lane));
+    fill(host, COUNT, ELEMENT_I64, site->comm->rank + (int)lane);
+    CHECK_OK(device_upload(site->device, sums[lane], host, sizeof host));
+    CHECK_OK(transport_sum(site->transport, sums[lane], COUNT, ELEMENT_I64));
+  }
+  for (enum lane lane = 0; lane < LANE_COUNT; lane++) {
+    CHECK_OK(device_use_lane(site->device, lane));
+    CHECK_OK(transport_wait(site->transport));
+    CHECK_OK(device_download(site->device, host, sums[lane], sizeof host));
+    size_t wrong = 0;
+    for (size_t i = 0; i < COUNT; i++) {
+      int64_t sum = 0;
+      for (int rank = 0; rank < site->comm->size; rank++) sum += value_of(rank + (int)lane, i);
+      wrong += host[i] != sum;
+    }
+    CHECK(wrong == 0);
+    device_release(site->device, MEMORY_WORKSPACE, &sums[lane], sizeof host);
+  }
+  CHECK_OK(device_use_lane(site->device, LANE_SIDE));
+}
+
 /* More than one piece. */
 static void test_large(struct site *site) {
   size_t bytes = ((size_t)1 << 26) + 7;
@@ -357,7 +386,12 @@ int main(void) {
   test_equal_bits(&site, ELEMENT_F32);
   test_equal_bits(&site, ELEMENT_BF16);
   test_many(&site);
-  test_channels(&site);
+  static const char *const schedules[] = {"forward", "reverse", "random"};
+  for (int i = 0; i < (testing_cuda() ? 3 : 1); i++) {
+    setenv("QST_HOST_SCHEDULE", schedules[i], 1); /* how far the host runtime lets a stream run ahead of others */
+    test_order(&site);
+    test_channels(&site);
+  }
   test_large(&site);
   test_refusals(&site);
   test_short_message(&site);

@@ -8,60 +8,96 @@
 #include "base/clock.h"
 #include "check.h"
 #include "comm/transport.h"
+#include "device_memory.h"
 
 // RUN ranks=1 timeout=120
+// RUN ranks=1 timeout=120 device=cuda
 
 enum { TIMEOUT = 2 };
 
+static const char *fate = "well";
+
+/* Here rank 1 is stopped or dies. */
+static void meet_fate(const struct comm *comm) {
+  if (comm->rank != 1) return;
+  if (strcmp(fate, "stopped") == 0) raise(SIGSTOP);
+  if (strcmp(fate, "killed") == 0) raise(SIGKILL);
+}
+
 static int wait_barrier(struct comm *comm) {
+  meet_fate(comm);
   return comm_barrier(comm);
 }
 
 static int wait_sum(struct comm *comm) {
   int64_t value = 1;
+  meet_fate(comm);
   return comm_sum_i64(comm, &value, 1);
 }
 
 static int wait_receive(struct comm *comm) {
   char byte;
+  meet_fate(comm);
   return comm_receive(comm, &byte, 1, 1);
 }
 
 static int wait_split(struct comm *comm) {
   struct comm *part;
-  TRY(comm_split(comm, 0, 0, &part));
-  return comm_barrier(part);
+  meet_fate(comm);
+  return comm_split(comm, 0, 0, &part);
 }
 
+/* On a GPU the host first waits at the end; there the job ends. */
 static int wait_collectives(struct comm *comm) {
   struct device *device;
   struct transport *transport;
-  int64_t value = 1;
-  TRY(device_open(&device, &(struct device_options){.name = "cpu"}));
+  int64_t *values;
+  TRY(device_open(&device, &(struct device_options){.name = test_device()}));
   TRY(transport_open(&transport, comm, device));
-  TRY(transport_sum(transport, &value, 1, ELEMENT_I64));
-  return transport_wait(transport);
+  TRY(device_allocate(device, MEMORY_WORKSPACE, &values, sizeof *values));
+  meet_fate(comm);
+  TRY(transport_sum(transport, values, 1, ELEMENT_I64));
+  TRY(transport_wait(transport));
+  return device_synchronize(device);
 }
 
+/* A fault of a program: the ranks' sums differ in length. */
+static int wait_mismatched(struct comm *comm) {
+  struct device *device;
+  struct transport *transport;
+  int64_t *values;
+  TRY(device_open(&device, &(struct device_options){.name = test_device()}));
+  TRY(transport_open(&transport, comm, device));
+  TRY(device_allocate(device, MEMORY_WORKSPACE, &values, 4 * sizeof *values));
+  TRY(transport_sum(transport, values, (size_t)(1 + comm->rank), ELEMENT_I64));
+  TRY(transport_wait(transport));
+  return device_synchronize(device);
+}
+
+/* Rank 1 would send, but goes to a barrier. */
 static int wait_channel(struct comm *comm) {
   struct device *device;
-  struct channel *channel;
-  char byte;
-  TRY(device_open(&device, &(struct device_options){.name = "cpu"}));
-  TRY(channel_open(&channel, comm, device, comm->rank == 0 ? 1 : 0, CHANNEL_RECEIVES, 7, 1));
-  TRY(channel_start(channel, 0, &byte, 1));
-  return channel_wait(channel, 0);
+  struct channel *channels[3] = {NULL};
+  char *byte;
+  int peer = comm->rank == 0 ? 1 : 0;
+  TRY(device_open(&device, &(struct device_options){.name = test_device()}));
+  TRY(device_allocate(device, MEMORY_WORKSPACE, &byte, 1));
+  if (comm->rank < 2)
+    TRY(channel_open(&channels[comm->rank], comm, device, peer, comm->rank ? CHANNEL_SENDS : CHANNEL_RECEIVES, 7, 1));
+  meet_fate(comm);
+  if (comm->rank == 2) comm->timeout *= 2; /* rank 0 has to say it */
+  if (comm->rank == 0) TRY(channel_start(channels[0], 0, byte, 1));
+  if (comm->rank == 0) TRY(channel_wait(channels[0], 0));
+  TRY(device_synchronize(device));
+  return comm_barrier(comm);
 }
 
 static const struct wait {
   const char *name, *line; /* line: in the message of rank 0 or 2 */
   int (*wait)(struct comm *comm);
-} waits[] = {{"barrier", "barrier: ", wait_barrier},
-             {"sum", "sum over ranks: ", wait_sum},
-             {"receive", "receive: ", wait_receive},
-             {"split", "barrier: ", wait_split},
-             {"collectives", "collectives of the step: ", wait_collectives},
-             {"channel", "channel 7 from rank ", wait_channel}};
+} waits[] = {{"barrier", "barrier: ", wait_barrier},  {"sum", "sum over ranks: ", wait_sum},
+             {"receive", "receive: ", wait_receive},  {"split", "barrier: ", wait_split},
+             {"collectives", NULL, wait_collectives}, {"channel", "channel 7 from rank 1: ", wait_channel}};
 enum { WAITS = sizeof waits / sizeof *waits };
 
 /* ---- one rank of a job ------------------------------------------------------------------------------------- */
@@ -71,17 +107,15 @@ static int play_slow(struct comm *comm) {
   return comm_agree(comm, OK);
 }
 
-static int play_rank(const char *name, const char *fate) {
+static int play_rank(const char *name) {
   struct comm *comm;
   if (comm_open(&comm) != OK) return 99;
   comm->timeout = TIMEOUT;
   int status = 98;
   for (int i = 0; i < WAITS; i++) {
-    if (strcmp(name, waits[i].name) != 0) continue;
-    if (comm->rank == 1 && strcmp(fate, "stopped") == 0) raise(SIGSTOP);
-    if (comm->rank == 1 && strcmp(fate, "killed") == 0) raise(SIGKILL);
-    status = waits[i].wait(comm);
+    if (strcmp(name, waits[i].name) == 0) status = waits[i].wait(comm);
   }
+  if (strcmp(name, "mismatch") == 0) status = wait_mismatched(comm);
   if (strcmp(name, "slow") == 0) status = play_slow(comm);
   if (status != OK) comm_abort(comm, status);
   comm_close(&comm);
@@ -96,11 +130,11 @@ struct outcome {
   double seconds;
 };
 
-static struct outcome *run_job(const char *program, const char *name, const char *fate) {
+static struct outcome *run_job(const char *program, const char *name, const char *how) {
   static struct outcome outcome;
   const char *launcher = getenv("MPIRUN");
   char command[1024];
-  snprintf(command, sizeof command, "%s 3 %s %s %s 2>&1", launcher ? launcher : "mpirun -n", program, name, fate);
+  snprintf(command, sizeof command, "%s 3 %s %s %s 2>&1", launcher ? launcher : "mpirun -n", program, name, how);
   double start = clock_seconds();
   FILE *output = popen(command, "r");
   if (!output) return NULL;
@@ -112,6 +146,7 @@ static struct outcome *run_job(const char *program, const char *name, const char
 
 /* "qst-mpi: rank R on HOST: OPERATION…: rank 1 on HOST did not come within 2 s" */
 static bool names_rank_1(const struct outcome *outcome, const char *operation) {
+  if (!operation) operation = testing_cuda() ? "synchronization: sum over ranks: " : "collectives of the step: ";
   char host[64] = "", late[160];
   gethostname(host, sizeof host - 1);
   snprintf(late, sizeof late, "rank 1 on %s did not come within %d s (--comm-timeout)", host, TIMEOUT);
@@ -127,17 +162,28 @@ static void check_stopped(const char *program, const struct wait *wait) {
   if (outcome && !names_rank_1(outcome, wait->line)) fprintf(stderr, "%s: %s\n", wait->name, outcome->text);
 }
 
-/* All ranks receive and none sends. */
+/* Rank 0 receives, rank 1 sends nothing, and both it and rank 2 wait at a barrier. */
 static void check_nobody_missing(const char *program) {
   const struct outcome *outcome = run_job(program, "channel", "well");
   CHECK(outcome && WIFEXITED(outcome->status) && WEXITSTATUS(outcome->status) == ERR_SYSTEM);
   CHECK(outcome && strstr(outcome->text, "though every rank waits"));
 }
 
+/* NCCL itself may hang on it; the one of the host runtime reports it as an asynchronous error. */
+static void check_mismatch(const char *program) {
+  const struct outcome *outcome = run_job(program, "mismatch", "well");
+  CHECK(outcome && outcome->status != 0 && outcome->seconds < TIMEOUT + 8);
+  CHECK(outcome && strstr(outcome->text, ": synchronization: sum over ranks: NCCL: invalid usage: all-reduce 0 of "));
+}
+
 int main(int count, char **words) {
-  if (count > 2) return play_rank(words[1], words[2]);
+  if (count > 2) {
+    fate = words[2];
+    return play_rank(words[1]);
+  }
   for (int i = 0; i < WAITS; i++) check_stopped(words[0], &waits[i]);
   check_nobody_missing(words[0]);
+  if (testing_cuda()) check_mismatch(words[0]);
   const struct outcome *outcome = run_job(words[0], "barrier", "killed");
   CHECK(outcome && outcome->status != 0 && outcome->seconds < TIMEOUT + 8);
   outcome = run_job(words[0], "slow", "well");

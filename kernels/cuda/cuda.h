@@ -36,6 +36,7 @@ struct cuda_state {
   struct cuda_product *product;
   struct cuda_task tasks[CUDA_TASKS];      /**< by hash */
   struct cuda_task *recording[LANE_COUNT]; /**< the lane's work goes there instead of being done; or NULL */
+  const struct cuda_guard *guard; /**< NULL or borrowed: stream.h */
 };
 
 static inline struct cuda_state *cuda_state(const struct device *device) {

@@ -1,12 +1,14 @@
 /* The cuda device's memory, lanes and events. */
 #include "base/memory.h"
 
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/product.h"
+#include "kernels/cuda/stream.h"
 
 /* ---- faults ---------------------------------------------------------------------------------------------- */
 
@@ -30,12 +32,51 @@ static int describe_fault(const struct cuda_fault *f) {
   return OK;
 }
 
+/* ---- the host's waits ------------------------------------------------------------------------------------ */
+
+cudaStream_t cuda_stream(const struct device *device) {
+  return cuda_context(device)->stream;
+}
+
+void cuda_set_guard(struct device *device, const struct cuda_guard *guard) {
+  cuda_state(device)->guard = guard;
+}
+
+/** Asks until `query` of `what` says that it is done. */
+static int poll_guarded(const struct cuda_guard *guard, cudaError_t (*query)(void *), void *what,
+                        const char *operation) {
+  cudaError_t error = query(what);
+  int status = OK;
+  guard->begin();
+  for (; error == cudaErrorNotReady && status == OK; error = query(what)) {
+    sched_yield();
+    status = guard->poll(operation);
+  }
+  guard->end();
+  return status == OK ? cuda_check(error, operation) : status;
+}
+
+static cudaError_t query_stream(void *stream) {
+  return cudaStreamQuery(stream);
+}
+
+static cudaError_t query_event(void *event) {
+  return cudaEventQuery(event);
+}
+
+int cuda_wait_stream(const struct device *device, cudaStream_t stream, const char *operation) {
+  const struct cuda_guard *guard = cuda_state(device)->guard;
+  if (!guard) return cuda_check(cudaStreamSynchronize(stream), operation);
+  return poll_guarded(guard, query_stream, stream, operation);
+}
+
 /** Waits for everything a lane was asked so far and reports what a kernel has found. */
-static int wait_for_lane(struct cuda_state *state, enum lane lane, const char *what) {
+static int wait_for_lane(const struct device *device, enum lane lane, const char *what) {
+  struct cuda_state *state = cuda_state(device);
   struct cuda_context *c = &state->lanes[lane];
   struct cuda_fault *found = &state->found[lane];
   TRY(cuda_check(cudaMemcpyAsync(found, c->fault, sizeof *found, cudaMemcpyDeviceToHost, c->stream), what));
-  TRY(cuda_check(cudaStreamSynchronize(c->stream), what));
+  TRY(cuda_wait_stream(device, c->stream, what));
   if (found->kind == FAULT_NONE) return OK;
   TRY(cuda_check(cudaMemsetAsync(c->fault, 0, sizeof *c->fault, c->stream), what));
   return describe_fault(found);
@@ -83,7 +124,7 @@ static int cuda_download(struct device *device, void *to_host, const void *from_
   struct cuda_state *state = cuda_state(device);
   cudaStream_t stream = cuda_context(device)->stream;
   TRY(cuda_check(cudaMemcpyAsync(to_host, from_device, bytes, cudaMemcpyDeviceToHost, stream), "download"));
-  return wait_for_lane(state, state->lane, "download");
+  return wait_for_lane(device, state->lane, "download");
 }
 
 static int cuda_zero(struct device *device, void *block, size_t bytes) {
@@ -94,7 +135,7 @@ static int cuda_zero(struct device *device, void *block, size_t bytes) {
 static int cuda_synchronize(struct device *device) {
   int status = OK;
   for (enum lane lane = 0; lane < LANE_COUNT; lane++) {
-    int waited = wait_for_lane(cuda_state(device), lane, "synchronization");
+    int waited = wait_for_lane(device, lane, "synchronization");
     if (status == OK) status = waited;
   }
   return status;
@@ -139,8 +180,9 @@ static int cuda_wait(struct device *device, struct device_event *event) {
 }
 
 static int cuda_finish(struct device *device, struct device_event *event) {
-  (void)device;
-  return cuda_check(cudaEventSynchronize(event->event), "an event");
+  const struct cuda_guard *guard = cuda_state(device)->guard;
+  if (!guard) return cuda_check(cudaEventSynchronize(event->event), "an event");
+  return poll_guarded(guard, query_event, event->event, "an event");
 }
 
 static void cuda_close(struct device *device) {

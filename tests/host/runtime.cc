@@ -7,6 +7,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <sched.h>
 #include <set>
 #include <vector>
 
@@ -26,8 +27,15 @@ struct CUgraphExec_st {
   CUgraph_st graph;
 };
 
+/** A piece of a stream's work; it waits until `count` pieces of the stream `after` are done. */
+struct piece {
+  std::function<cudaError_t()> work;
+  cudaStream_t after;
+  size_t count;
+};
+
 struct CUstream_st {
-  std::deque<std::function<cudaError_t()>> work;
+  std::deque<piece> work;
   size_t given = 0, done = 0;
   cudaGraph_t captured = nullptr; /**< where its work goes instead */
 };
@@ -88,41 +96,66 @@ cudaError_t release(void *block) {
   return status;
 }
 
-/** Does a stream's work until `count` pieces of it are done. */
-cudaError_t run_until(cudaStream_t stream, size_t count) {
-  cudaError_t status = cudaSuccess;
-  while (streams.count(stream) && stream->done < count && status == cudaSuccess) {
-    auto work = std::move(stream->work.front());
-    stream->work.pop_front();
-    status = work();
-    stream->done++;
-  }
+/** Does the next piece of a stream's work, or of the stream that it waits for. cudaErrorNotReady: there is none, or it needs
+ *  what another rank has not done yet. */
+cudaError_t advance(cudaStream_t stream) {
+  if (stream->work.empty()) return cudaErrorNotReady;
+  piece &next = stream->work.front();
+  if (next.after && streams.count(next.after) && next.after->done < next.count) return advance(next.after);
+  cudaError_t status = next.work ? next.work() : cudaSuccess;
+  if (status == cudaErrorNotReady) return status;
+  stream->work.pop_front();
+  stream->done++;
   return status;
 }
 
-/** What other streams do while one is waited for. */
-cudaError_t run_others(cudaStream_t waited, size_t count) {
-  const host_schedule schedule = host_schedule_of_tests();
-  std::vector<cudaStream_t> all(streams.begin(), streams.end());
+cudaError_t advance_far(cudaStream_t stream) {
   cudaError_t status = cudaSuccess;
-  for (cudaStream_t stream : all)
-    if (schedule == HOST_REVERSE && stream != waited && status == cudaSuccess)
-      status = run_until(stream, stream->given);
-  while (schedule == HOST_RANDOM && waited->done < count && status == cudaSuccess) {
-    cudaStream_t stream = all[host_random((unsigned)all.size())];
-    if (stream->done < stream->given) status = run_until(stream, stream->done + 1);
+  while (status == cudaSuccess) status = advance(stream);
+  return status == cudaErrorNotReady ? cudaSuccess : status;
+}
+
+/** A little of every stream's work but one's. */
+cudaError_t advance_others(cudaStream_t waited) {
+  for (cudaStream_t stream : std::vector<cudaStream_t>(streams.begin(), streams.end())) {
+    cudaError_t status = stream == waited ? cudaSuccess : advance(stream);
+    if (status != cudaSuccess && status != cudaErrorNotReady) return status;
   }
-  return status;
+  return cudaSuccess;
+}
+
+/** Some work, while a stream is waited for: what the others do meanwhile is the schedule's choice. A stream that waits for
+ *  another rank lets all others go on: that rank may need what they do. */
+cudaError_t advance_some(cudaStream_t waited) {
+  const host_schedule schedule = host_schedule_of_tests();
+  cudaStream_t next = waited;
+  if (schedule == HOST_REVERSE)
+    for (cudaStream_t stream : streams)
+      if (stream != waited)
+        if (cudaError_t status = advance_far(stream)) return status;
+  if (schedule == HOST_RANDOM)
+    next = std::vector<cudaStream_t>(streams.begin(), streams.end())[host_random((unsigned)streams.size())];
+  cudaError_t status = advance(next);
+  if (status != cudaErrorNotReady) return status;
+  sched_yield();
+  return advance_others(next);
+}
+
+/** Whether the first `count` pieces of a stream's work are done; does some work when not. */
+cudaError_t query(cudaStream_t stream, size_t count) {
+  if (!streams.count(stream) || stream->done >= count) return cudaSuccess;
+  open_memory(true);
+  cudaError_t status = advance_some(stream);
+  open_memory(false);
+  if (status != cudaSuccess) return failed(status);
+  return stream->done >= count ? cudaSuccess : cudaErrorNotReady;
 }
 
 /** The host waits for the first `count` pieces of a stream's work. */
 cudaError_t wait_until(cudaStream_t stream, size_t count) {
-  if (!streams.count(stream) || stream->done >= count) return cudaSuccess;
-  open_memory(true);
-  cudaError_t status = run_others(stream, count);
-  if (status == cudaSuccess) status = run_until(stream, count);
-  open_memory(false);
-  return status == cudaSuccess ? status : failed(status);
+  cudaError_t status = cudaErrorNotReady;
+  while (status == cudaErrorNotReady) status = query(stream, count);
+  return status;
 }
 
 const allocation *find(const void *block, size_t *inside) {
@@ -153,8 +186,15 @@ void host_enqueue(cudaStream_t stream, std::function<cudaError_t()> work) {
     stream->captured->work.push_back(std::move(work));
     return;
   }
-  stream->work.push_back(std::move(work));
+  stream->work.push_back({std::move(work), nullptr, 0});
   stream->given++;
+}
+
+void host_advance() {
+  open_memory(true);
+  cudaError_t status = advance_others(nullptr);
+  open_memory(false);
+  if (status != cudaSuccess) failed(status);
 }
 
 bool host_on_device(const void *block, size_t bytes, const char *what) {
@@ -181,6 +221,8 @@ const char *cudaGetErrorString(cudaError_t error) {
       return "out of memory";
     case cudaErrorNoDevice:
       return "no CUDA-capable device is detected";
+    case cudaErrorNotReady:
+      return "device not ready";
     case cudaErrorLaunchFailure:
       return "unspecified launch failure";
     case cudaErrorStreamCaptureUnsupported:
@@ -238,6 +280,15 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   return wait_until(stream, stream->given);
 }
 
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  if (stream->captured) return failed(cudaErrorStreamCaptureUnsupported);
+  return query(stream, stream->given);
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  return event->stream ? query(event->stream, event->given) : cudaSuccess;
+}
+
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {
   (void)flags;
   *event = new CUevent_st;
@@ -262,8 +313,10 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags) {
   (void)flags;
   if (stream->captured) return failed(cudaErrorStreamCaptureUnsupported);
-  if (event->stream && event->stream != stream)
-    host_enqueue(stream, [then = *event] { return run_until(then.stream, then.given); });
+  if (event->stream && event->stream != stream) {
+    stream->work.push_back({nullptr, event->stream, event->given});
+    stream->given++;
+  }
   return cudaSuccess;
 }
 

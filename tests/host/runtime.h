@@ -1,6 +1,6 @@
 /**
  * @file runtime.h
- * Inside the host runtime: streams and memory (runtime.cc), a grid's threads (grid.cc), products (cublaslt.cc).
+ * Inside the host runtime: streams and memory (runtime.cc), a grid's threads (grid.cc), products (cublaslt.cc), messages (nccl.cc).
  */
 #ifndef QST_TESTS_HOST_RUNTIME_H
 #define QST_TESTS_HOST_RUNTIME_H
@@ -16,8 +16,12 @@ host_schedule host_schedule_of_tests();
 /** Below `limit`; the same sequence in every run. */
 unsigned host_random(unsigned limit);
 
-/** Puts work on a stream: done, in order, when someone waits for the stream. */
+/** Puts work on a stream: done, in order, when someone waits for the stream. It is tried again later when it returns
+ *  cudaErrorNotReady. */
 void host_enqueue(cudaStream_t stream, std::function<cudaError_t()> work);
+
+/** A little of every stream's work. */
+void host_advance();
 
 /** Whether all of [block, block + bytes) is in one allocation that a GPU can reach; says so on stderr when not. */
 bool host_on_device(const void *block, size_t bytes, const char *what);
