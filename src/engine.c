@@ -89,7 +89,8 @@ static int open_side(struct engine *engine, const struct options *options, const
                          .capacity = engine->capacity,
                          .positions = plan->positions,
                          .frames = order->frames,
-                         .training = plan->use == ENGINE_TRAIN};
+                         .training = plan->use == ENGINE_TRAIN,
+                         .recompute = options->recompute};
   if (!use.training) return open_stored_side(engine, options->side, &use);
   struct side_shape shape;
   TRY(side_shape_make(&shape, &engine->backbone.config, options));

@@ -195,14 +195,14 @@ static int attention_forward(struct side *side, struct side_activations *a, int 
 }
 
 /* s = v + SwiGLU(RMSNorm(v)) */
-static int feed_forward(struct side *side, struct side_activations *a, int l, int rows) {
+static int feed_forward(struct side *side, struct side_activations *a, int l, int rows, void *s) {
   const struct side_shape *shape = &side->layout.shape;
   const struct side_layer_layout *at = &side->layout.layers[l];
   int ff = shape->feed_forward, width = shape->width;
   TRY(normalize(side, a->normed_v, a->rstd_v, a->v, at->post_norm, rows));
   TRY(multiply(side, a->gate_up, a->normed_v, at->gate_up, rows, 2 * ff, width, SIDE_ABSENT, NULL));
   TRY(device_swiglu(side->device, &(struct swiglu_args){.y = a->product, .x = a->gate_up, .rows = rows, .cols = ff}));
-  return multiply(side, a->s, a->product, at->down, rows, width, ff, SIDE_ABSENT, a->v);
+  return multiply(side, s, a->product, at->down, rows, width, ff, SIDE_ABSENT, a->v);
 }
 
 /* ds ← gradient of v */
@@ -263,7 +263,7 @@ static const void *tap_of(const struct side *side, const struct taps *taps, int 
 
 /* s_{l−1} */
 static void *s_before(const struct side *side, const struct side_frame *frame, int l) {
-  if (l > side->stage.first) return set_of(side, frame, l - 1)->s;
+  if (l > side->stage.first) return frame->s[l - 1 - side->stage.first];
   return stage_begins(&side->stage) ? frame->embedding.out : frame->s_in;
 }
 
@@ -278,7 +278,7 @@ static int layer_forward(struct side *side, struct side_frame *frame, int l, con
                                                     .rows = batch->rows,
                                                     .cols = side->layout.shape.width}));
   TRY(attention_forward(side, a, l, batch, cache));
-  return feed_forward(side, a, l, batch->rows);
+  return feed_forward(side, a, l, batch->rows, frame->s[l - side->stage.first]);
 }
 
 int side_forward(struct side *side, struct side_frame *frame, const struct micro_batch *batch, const struct taps *taps,
@@ -287,7 +287,6 @@ int side_forward(struct side *side, struct side_frame *frame, const struct micro
     return fail(ERR_INTERNAL, "a micro-batch of %d rows in a side network for %d", batch->rows, side->capacity);
   if (stage_begins(&side->stage)) TRY(down_forward(side, 0, &frame->embedding, tap_of(side, taps, 0), batch->rows));
   for (int l = side->stage.first; l < side->stage.end; l++) TRY(layer_forward(side, frame, l, batch, taps, cache));
-  frame->s_out = set_of(side, frame, side->stage.end - 1)->s;
   return OK;
 }
 
@@ -317,6 +316,7 @@ static int layer_backward(struct side *side, struct side_frame *frame, int l, co
                           const struct taps *taps, struct gradient_sums *sums) {
   struct side_activations *a = set_of(side, frame, l);
   const struct side_layout *layout = &side->layout;
+  if (side->recompute) TRY(layer_forward(side, frame, l, batch, taps, NULL));
   TRY(feed_forward_backward(side, a, l, batch->rows, frame->ds));
   TRY(attention_backward(side, a, l, batch, frame->ds));
   TRY(gate_backward(side, a, l, batch->rows, s_before(side, frame, l), frame->ds));

@@ -41,7 +41,6 @@ struct side_activations {
   float *lse;              /**< [T, heads] */
   void *v, *normed_v;      /**< [T, width] */
   void *gate_up, *product; /**< [T, 2 ff], [T, ff] */
-  void *s;                 /**< [T, width] */
   float *rstd_u, *rstd_v;  /**< [T] */
 };
 
@@ -57,10 +56,11 @@ struct gradient_sums {
 /** What the forward pass of one micro-batch leaves for its backward pass, and what goes to and comes from the neighbouring
  *  stages. Between stages several micro-batches are on their way. */
 struct side_frame {
-  struct side_activations *sets;     /**< [set_count] one a layer in training, two in turn otherwise */
+  struct side_activations *sets;     /**< [set_count] one a layer, or one for all */
+  void **s;                          /**< [depth][T, width] s of each layer */
   struct down_activations embedding; /**< of h_0; on the first stage */
   void *s_in;                        /**< [T, width] s of the layer before this stage's; not on the first */
-  void *s_out;                       /**< [T, width] s of this stage's last layer, after side_forward() */
+  void *s_out;                       /**< [T, width] s of this stage's last layer */
   void *ds;                          /**< [T, width] gradient of s_out, then that of s_in; training only */
 };
 
@@ -70,7 +70,7 @@ struct side {
   struct stage stage;
   struct rope_table rope;
   int capacity;
-  bool training;
+  bool training, recompute;
   /* parameters of the stage, by the layout from `begin` on */
   size_t begin, size; /**< floats */
   float *master;      /**< fp32 [size] */
@@ -92,6 +92,8 @@ struct side_use {
   int positions; /**< longest sequence */
   int frames;    /**< micro-batches between their forward and their backward pass */
   bool training;
+  bool recompute; /**< the backward pass computes a layer's activations again from s and the taps: the same bits for a
+                       third more work and, at r = 16, a tenth of the memory */
 };
 
 /** Parameters are zero until side_upload(). */

@@ -49,7 +49,6 @@ static void cut_set(struct cutter *cutter, const struct side *side, struct side_
   set->normed_v = cut_act(cutter, side, shape->width);
   set->gate_up = cut_act(cutter, side, 2 * shape->feed_forward);
   set->product = cut_act(cutter, side, shape->feed_forward);
-  set->s = cut_act(cutter, side, shape->width);
   set->rstd_u = cut_float(cutter, side, 1);
   set->rstd_v = cut_float(cutter, side, 1);
 }
@@ -71,6 +70,10 @@ static void cut_frame(struct cutter *cutter, const struct side *side, struct sid
   else
     frame->s_in = cut_act(cutter, side, width);
   for (int i = 0; i < side->set_count; i++) cut_set(cutter, side, &frame->sets[i]);
+  bool in_turn = !side->training; /* each is read by the next layer alone */
+  for (int i = 0; i < stage_depth(&side->stage); i++)
+    frame->s[i] = in_turn && i > 1 ? frame->s[i - 2] : cut_act(cutter, side, width);
+  frame->s_out = frame->s[stage_depth(&side->stage) - 1];
   if (side->training) frame->ds = cut_act(cutter, side, width);
 }
 
@@ -81,8 +84,10 @@ static void cut_all(struct cutter *cutter, struct side *side) {
 
 static int open_activations(struct side *side) {
   TRY(memory_array(&side->frames, (size_t)side->frame_count, sizeof *side->frames));
-  for (int i = 0; i < side->frame_count; i++)
+  for (int i = 0; i < side->frame_count; i++) {
     TRY(memory_array(&side->frames[i].sets, (size_t)side->set_count, sizeof *side->frames[i].sets));
+    TRY(memory_array(&side->frames[i].s, (size_t)stage_depth(&side->stage), sizeof *side->frames[i].s));
+  }
   struct cutter measure = {0};
   cut_all(&measure, side);
   side->block_bytes = measure.used;
@@ -98,10 +103,11 @@ int side_open(struct side *side, struct device *device, const struct model_confi
                         .stage = use->stage,
                         .capacity = use->capacity,
                         .training = use->training,
+                        .recompute = use->recompute,
                         .frame_count = use->frames};
   TRY(side_layout_open(&side->layout, shape));
   side_layout_span(&side->layout, &side->stage, &side->begin, &side->size);
-  side->set_count = side->training ? stage_depth(&side->stage) : 2;
+  side->set_count = side->training && !side->recompute ? stage_depth(&side->stage) : 1;
   TRY(rope_table_open(&side->rope, device, config, shape->head_dim, use->positions));
   TRY(device_allocate(device, MEMORY_OPTIMIZER, &side->master, side->size * sizeof(float)));
   TRY(device_allocate(device, MEMORY_OPTIMIZER, &side->weights, device_act_bytes(device, side->size)));
@@ -117,7 +123,10 @@ void side_close(struct side *side) {
   device_release(device, MEMORY_OPTIMIZER, &side->weights, device_act_bytes(device, side->size));
   device_release(device, MEMORY_OPTIMIZER, &side->gradient, side->size * sizeof(float));
   rope_table_close(&side->rope, device);
-  for (int i = 0; side->frames && i < side->frame_count; i++) free(side->frames[i].sets);
+  for (int i = 0; side->frames && i < side->frame_count; i++) {
+    free(side->frames[i].sets);
+    free(side->frames[i].s);
+  }
   free(side->frames);
   side_layout_close(&side->layout);
   *side = (struct side){0};

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# How gradients come together: a sharded optimizer changes no bit, on any grid, and its run goes on unsharded; the fast
-# reductions stay near the exact one, alone equal it, and are other numbers than it on two ranks.
+# How gradients come together: a sharded optimizer changes no bit, on any grid, and its run goes on on another one; neither
+# does computing the side network's activations again. The fast reductions stay near the exact one, and differ from it.
 # RUN timeout=200
 . tests/tiny_run.sh
 make_tiny
@@ -25,6 +25,11 @@ rm "$work"/resumed/step-0000{07,12}.h5
 for link in latest best; do ln -sfn step-000006.h5 "$work/resumed/$link"; done
 run resumed 3 --shard-optimizer --resume
 same_run "$work/one" "$work/resumed" $steps
+
+run recomputed 1 --recompute
+same_run "$work/one" "$work/recomputed" $steps
+run recomputed-stages 3 --recompute --pipeline-stages 3
+same_run "$work/one" "$work/recomputed-stages" $steps
 
 # near A B TOLERANCE: every loss within that part of the other, and not all equal
 near() {

@@ -76,7 +76,7 @@ struct options {
   char *device, *cpu_isa, *act;
   int64_t pipeline_stages;
   char *reduction; /**< exact | fast | fast-bf16 */
-  bool shard_optimizer;
+  bool shard_optimizer, recompute;
   char *placement; /**< stages | replicas */
   char *trace;
   int64_t threads;
