@@ -177,23 +177,25 @@ static int measure(struct timing *out, struct device *device, int (*run)(struct 
   return OK;
 }
 
-static int report(struct bench *bench, const char *operation, const char *what, double flops, double bytes,
+static int report(struct bench *bench, enum operation operation, const char *what,
                   int (*run)(struct device *, const void *), const void *arguments) {
   struct run *all = bench->owner;
+  const char *name = operation_name(operation);
+  struct cost cost = operation_cost(operation, arguments, bench->device->act);
   struct timing t;
   double error;
   TRY(measure(&t, bench->device, run, arguments));
   TRY(verify(bench, &error, run, arguments));
   bool good = error <= (bench->device->act == DTYPE_BF16 ? 2e-2 : 1e-4);
   *(good ? &all->passed : &all->failed) += 1;
-  double product = flops / t.p50 / all->ceilings.product, copy = bytes / t.p50 / all->ceilings.copy;
-  printf("%-19s %-30s %9.4f %9.4f %8.1f %7.2f %8.1f %7.1f %9.1e %s\n", operation, what, t.p50 * 1e3, t.p95 * 1e3,
-         flops / t.p50 / 1e9, bytes / t.p50 / 1e9, 100 * product, 100 * copy, error, good ? "PASS" : "FAIL");
+  double flops = cost.flops / t.p50, bytes = cost.bytes / t.p50;
+  double product = flops / all->ceilings.product, copy = bytes / all->ceilings.copy;
+  printf("%-19s %-30s %9.4f %9.4f %8.1f %7.2f %8.1f %7.1f %9.1e %s\n", name, what, t.p50 * 1e3, t.p95 * 1e3,
+         flops / 1e9, bytes / 1e9, 100 * product, 100 * copy, error, good ? "PASS" : "FAIL");
   fflush(stdout);
-  json_t *row =
-      json_pack("{ss ss si sf sf sf sf sf sf sf sb}", "operation", operation, "case", what, "runs", t.runs, "p50_ms",
-                t.p50 * 1e3, "p95_ms", t.p95 * 1e3, "gflops", flops / t.p50 / 1e9, "gbytes", bytes / t.p50 / 1e9,
-                "of_product", product, "of_copy", copy, "error", isfinite(error) ? error : -1, "pass", good);
+  json_t *row = json_pack("{ss ss si sf sf sf sf sf sf sf sb}", "operation", name, "case", what, "runs", t.runs,
+                          "p50_ms", t.p50 * 1e3, "p95_ms", t.p95 * 1e3, "gflops", flops / 1e9, "gbytes", bytes / 1e9,
+                          "of_product", product, "of_copy", copy, "error", isfinite(error) ? error : -1, "pass", good);
   if (!row || json_array_append_new(all->rows, row) != 0) return fail(ERR_MEMORY, "no memory for the results");
   return OK;
 }

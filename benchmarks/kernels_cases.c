@@ -131,19 +131,14 @@ void bench_clear(struct bench *bench) {
 DEVICE_OPERATIONS(RUN)
 #undef RUN
 
-/** Measures one case: its text, its work, then the arguments as designated initialisers. */
-#define CASE(name, what, flops, bytes, ...)                                                                \
-  do {                                                                                                     \
-    struct name##_args case_arguments_ = {__VA_ARGS__};                                                    \
-    if (bench->status == OK && strstr(#name, bench->search))                                               \
-      bench->status = bench->report(bench, #name, (what), (flops), (bytes), run_##name, &case_arguments_); \
-    bench_clear(bench);                                                                                    \
+/** Measures one case: its text, then the arguments as designated initialisers. */
+#define CASE(name, what, ...)                                                                       \
+  do {                                                                                              \
+    struct name##_args case_arguments_ = {__VA_ARGS__};                                             \
+    if (bench->status == OK && strstr(#name, bench->search))                                        \
+      bench->status = bench->report(bench, OPERATION_##name, (what), run_##name, &case_arguments_); \
+    bench_clear(bench);                                                                             \
   } while (0)
-
-/** Bytes of activations. */
-static double act_bytes(const struct bench *bench, double count) {
-  return count * (double)dtype_size(bench->device->act);
-}
 
 /* ---- frozen products ------------------------------------------------------------------------------------ */
 
@@ -159,11 +154,9 @@ static void frozen_linear_case(struct bench *bench, const struct frozen_case *c)
   char what[64];
   for (; count < FROZEN_PARTS && c->parts[count]; n += c->parts[count++])
     parts[count] = frozen(bench, WEIGHT_NF4, c->parts[count], c->cols);
-  double weights = (double)n * c->cols;
-  double bytes = weights * 4.127 / 8 + act_bytes(bench, (double)c->rows * (c->cols + (c->residual ? 2.0 : 1.0) * n));
   void *y = out_act(bench, (size_t)c->rows * n);
   snprintf(what, sizeof what, "%s %d x %d x %d", c->what, c->rows, n, c->cols);
-  CASE(frozen_linear, what, 2.0 * c->rows * weights, bytes, .y = y, .x = act(bench, (size_t)c->rows * c->cols),
+  CASE(frozen_linear, what, .y = y, .x = act(bench, (size_t)c->rows * c->cols),
        .parts = {&parts[0], &parts[1], &parts[2]}, .part_count = count, .residual = c->residual ? y : NULL,
        .rows = c->rows);
 }
@@ -185,19 +178,16 @@ static void frozen_cases(struct bench *bench) {
 static void head_cases(struct bench *bench, int rows) {
   const struct model_shape *s = &bench->shape;
   size_t hidden = (size_t)rows * s->hidden, logits = (size_t)rows * s->vocabulary;
-  double flops = 2.0 * (double)logits * s->hidden, weights = 2.0 * s->vocabulary * s->hidden;
   char what[64];
   snprintf(what, sizeof what, "%d x %d x %d", rows, s->vocabulary, s->hidden);
   struct matrix head = frozen(bench, WEIGHT_BF16, s->vocabulary, s->hidden);
-  CASE(frozen_logits, what, flops, weights + 4.0 * (double)logits + act_bytes(bench, (double)hidden),
-       .logits = out_f32(bench, logits), .x = act(bench, hidden), .weight = &head, .rows = rows);
+  CASE(frozen_logits, what, .logits = out_f32(bench, logits), .x = act(bench, hidden), .weight = &head, .rows = rows);
   head = frozen(bench, WEIGHT_BF16, s->vocabulary, s->hidden);
-  CASE(frozen_input_grad, what, flops, weights + act_bytes(bench, (double)(logits + hidden)),
-       .dx = out_act(bench, hidden), .dy = act(bench, logits), .weight = &head, .rows = rows);
+  CASE(frozen_input_grad, what, .dx = out_act(bench, hidden), .dy = act(bench, logits), .weight = &head, .rows = rows);
   head = frozen(bench, WEIGHT_BF16, s->vocabulary, s->hidden);
   snprintf(what, sizeof what, "%d x %d", s->rows, s->hidden);
-  CASE(embed, what, 0, act_bytes(bench, 2.0 * s->rows * s->hidden), .y = out_act(bench, (size_t)s->rows * s->hidden),
-       .table = &head, .tokens = integers(bench, s->rows, s->vocabulary), .rows = s->rows);
+  CASE(embed, what, .y = out_act(bench, (size_t)s->rows * s->hidden), .table = &head,
+       .tokens = integers(bench, s->rows, s->vocabulary), .rows = s->rows);
 }
 
 /* ---- trained products ----------------------------------------------------------------------------------- */
@@ -205,15 +195,13 @@ static void head_cases(struct bench *bench, int rows) {
 static void linear_cases_of(struct bench *bench, const char *what_layer, int n, int k) {
   int rows = bench->shape.rows;
   size_t x = (size_t)rows * k, y = (size_t)rows * n, w = (size_t)n * k;
-  double flops = 2.0 * rows * (double)w, bytes = act_bytes(bench, (double)(x + y + w));
   char what[64];
   snprintf(what, sizeof what, "%s %d x %d x %d", what_layer, rows, n, k);
-  CASE(linear, what, flops, bytes, .y = out_act(bench, y), .x = act(bench, x), .w = act(bench, w), .rows = rows, .n = n,
+  CASE(linear, what, .y = out_act(bench, y), .x = act(bench, x), .w = act(bench, w), .rows = rows, .n = n, .k = k);
+  CASE(linear_input_grad, what, .dx = out_act(bench, x), .dy = act(bench, y), .w = act(bench, w), .rows = rows, .n = n,
        .k = k);
-  CASE(linear_input_grad, what, flops, bytes, .dx = out_act(bench, x), .dy = act(bench, y), .w = act(bench, w),
-       .rows = rows, .n = n, .k = k);
-  CASE(linear_weight_grad, what, flops, bytes, .dw = out_f32(bench, w), .dy = act(bench, y), .x = act(bench, x),
-       .rows = rows, .n = n, .k = k);
+  CASE(linear_weight_grad, what, .dw = out_f32(bench, w), .dy = act(bench, y), .x = act(bench, x), .rows = rows, .n = n,
+       .k = k);
 }
 
 static void linear_cases(struct bench *bench) {
@@ -233,18 +221,17 @@ static void linear_cases(struct bench *bench) {
 static void norm_cases(struct bench *bench, int cols) {
   int rows = bench->shape.rows;
   size_t x = (size_t)rows * cols;
-  double pass = act_bytes(bench, (double)x);
   char what[64];
   snprintf(what, sizeof what, "%d x %d", rows, cols);
-  CASE(rmsnorm, what, 0, 2 * pass, .y = out_act(bench, x), .rstd = out_f32(bench, rows), .x = act(bench, x),
-       .w = f32(bench, cols), .rows = rows, .cols = cols, .epsilon = 1e-5f);
-  CASE(rmsnorm_backward, what, 0, 3 * pass, .dx = out_act(bench, x), .dw = out_f32(bench, cols), .dy = act(bench, x),
+  CASE(rmsnorm, what, .y = out_act(bench, x), .rstd = out_f32(bench, rows), .x = act(bench, x), .w = f32(bench, cols),
+       .rows = rows, .cols = cols, .epsilon = 1e-5f);
+  CASE(rmsnorm_backward, what, .dx = out_act(bench, x), .dw = out_f32(bench, cols), .dy = act(bench, x),
        .x = act(bench, x), .w = f32(bench, cols), .rstd = positive(bench, rows), .rows = rows, .cols = cols);
-  CASE(layernorm, what, 0, 2 * pass, .y = out_act(bench, x), .mean = out_f32(bench, rows), .rstd = out_f32(bench, rows),
+  CASE(layernorm, what, .y = out_act(bench, x), .mean = out_f32(bench, rows), .rstd = out_f32(bench, rows),
        .x = act(bench, x), .w = f32(bench, cols), .b = f32(bench, cols), .rows = rows, .cols = cols, .epsilon = 1e-5f);
-  CASE(layernorm_backward, what, 0, 3 * pass, .dx = out_act(bench, x), .dw = out_f32(bench, cols),
-       .db = out_f32(bench, cols), .dy = act(bench, x), .x = act(bench, x), .w = f32(bench, cols),
-       .mean = f32(bench, rows), .rstd = positive(bench, rows), .rows = rows, .cols = cols);
+  CASE(layernorm_backward, what, .dx = out_act(bench, x), .dw = out_f32(bench, cols), .db = out_f32(bench, cols),
+       .dy = act(bench, x), .x = act(bench, x), .w = f32(bench, cols), .mean = f32(bench, rows),
+       .rstd = positive(bench, rows), .rows = rows, .cols = cols);
 }
 
 /** Samples of equal length, packed. */
@@ -268,22 +255,20 @@ static void attention_cases(struct bench *bench, const char *what_network, int h
       rows = s->rows / s->sample * s->sample;
   size_t qkv = (size_t)rows * stride, o = (size_t)rows * hidden,
          place = (size_t)hidden * dtype_size(bench->device->act);
-  double flops = 2.0 * rows * s->sample * hidden, bytes = act_bytes(bench, (double)(qkv + o));
   char what[64];
   snprintf(what, sizeof what, "%s %d heads of %d", what_network, s->heads, head);
   char *x = act(bench, qkv);
-  CASE(attention, what, flops, bytes, .o = out_act(bench, o), .lse = out_f32(bench, (size_t)rows * s->heads), .q = x,
-       .k = x + place, .v = x + place / hidden * (hidden + kv), .segments = samples(bench), .rows = rows,
-       .q_stride = stride, .kv_stride = stride, .heads = s->heads, .kv_heads = s->kv_heads, .head_dim = head,
-       .scale = 0.2f);
+  CASE(attention, what, .o = out_act(bench, o), .lse = out_f32(bench, (size_t)rows * s->heads), .q = x, .k = x + place,
+       .v = x + place / hidden * (hidden + kv), .segments = samples(bench), .rows = rows, .q_stride = stride,
+       .kv_stride = stride, .heads = s->heads, .kv_heads = s->kv_heads, .head_dim = head, .scale = 0.2f);
   if (!backward) return;
   x = act(bench, qkv);
   char *dx = out_act(bench, qkv);
-  CASE(attention_backward, what, 2.5 * flops, 3 * bytes, .dq = dx, .dk = dx + place,
-       .dv = dx + place / hidden * (hidden + kv), .d_o = act(bench, o), .o = act(bench, o),
-       .lse = positive(bench, (size_t)rows * s->heads), .q = x, .k = x + place, .v = x + place / hidden * (hidden + kv),
-       .segments = samples(bench), .rows = rows, .q_stride = stride, .kv_stride = stride, .heads = s->heads,
-       .kv_heads = s->kv_heads, .head_dim = head, .scale = 0.2f);
+  CASE(attention_backward, what, .dq = dx, .dk = dx + place, .dv = dx + place / hidden * (hidden + kv),
+       .d_o = act(bench, o), .o = act(bench, o), .lse = positive(bench, (size_t)rows * s->heads), .q = x,
+       .k = x + place, .v = x + place / hidden * (hidden + kv), .segments = samples(bench), .rows = rows,
+       .q_stride = stride, .kv_stride = stride, .heads = s->heads, .kv_heads = s->kv_heads, .head_dim = head,
+       .scale = 0.2f);
 }
 
 static void rope_case(struct bench *bench) {
@@ -293,9 +278,9 @@ static void rope_case(struct bench *bench) {
   float *table = f32(bench, (size_t)s->rows * head);
   char what[64];
   snprintf(what, sizeof what, "%d x %d", s->rows, s->hidden);
-  CASE(rope, what, 0, act_bytes(bench, 2.0 * (double)x), .x = out_act(bench, x),
-       .positions = integers(bench, s->rows, s->rows), .cosines = table, .sines = table, .rows = s->rows,
-       .stride = s->hidden, .heads = s->heads, .head_dim = head, .table_positions = s->rows);
+  CASE(rope, what, .x = out_act(bench, x), .positions = integers(bench, s->rows, s->rows), .cosines = table,
+       .sines = table, .rows = s->rows, .stride = s->hidden, .heads = s->heads, .head_dim = head,
+       .table_positions = s->rows);
 }
 
 /* ---- element by element --------------------------------------------------------------------------------- */
@@ -303,46 +288,43 @@ static void rope_case(struct bench *bench) {
 static void activation_cases(struct bench *bench, int cols) {
   int rows = bench->shape.rows;
   size_t x = (size_t)rows * cols;
-  double pass = act_bytes(bench, (double)x);
   char what[64];
   snprintf(what, sizeof what, "%d x %d", rows, cols);
-  CASE(swiglu, what, 0, 3 * pass, .y = out_act(bench, x), .x = act(bench, 2 * x), .rows = rows, .cols = cols);
-  CASE(swiglu_backward, what, 0, 5 * pass, .dx = out_act(bench, 2 * x), .dy = act(bench, x), .x = act(bench, 2 * x),
-       .rows = rows, .cols = cols);
-  CASE(silu, what, 0, 2 * pass, .y = out_act(bench, x), .x = act(bench, x), .rows = rows, .cols = cols);
-  CASE(silu_backward, what, 0, 3 * pass, .dx = out_act(bench, x), .dy = act(bench, x), .x = act(bench, x), .rows = rows,
+  CASE(swiglu, what, .y = out_act(bench, x), .x = act(bench, 2 * x), .rows = rows, .cols = cols);
+  CASE(swiglu_backward, what, .dx = out_act(bench, 2 * x), .dy = act(bench, x), .x = act(bench, 2 * x), .rows = rows,
+       .cols = cols);
+  CASE(silu, what, .y = out_act(bench, x), .x = act(bench, x), .rows = rows, .cols = cols);
+  CASE(silu_backward, what, .dx = out_act(bench, x), .dy = act(bench, x), .x = act(bench, x), .rows = rows,
        .cols = cols);
 }
 
 static void gate_cases(struct bench *bench, int cols) {
   int rows = bench->shape.rows;
   size_t x = (size_t)rows * cols;
-  double pass = act_bytes(bench, (double)x);
   char what[64];
   snprintf(what, sizeof what, "%d x %d", rows, cols);
-  CASE(gate, what, 0, 3 * pass, .u = out_act(bench, x), .d = act(bench, x), .s = act(bench, x), .z = f32(bench, cols),
-       .rows = rows, .cols = cols);
-  CASE(gate_backward, what, 0, 5 * pass, .dd = out_act(bench, x), .ds = out_act(bench, x), .dz = out_f32(bench, cols),
+  CASE(gate, what, .u = out_act(bench, x), .d = act(bench, x), .s = act(bench, x), .z = f32(bench, cols), .rows = rows,
+       .cols = cols);
+  CASE(gate_backward, what, .dd = out_act(bench, x), .ds = out_act(bench, x), .dz = out_f32(bench, cols),
        .du = act(bench, x), .d = act(bench, x), .s = act(bench, x), .z = f32(bench, cols), .rows = rows, .cols = cols);
 }
 
 static void mix_cases(struct bench *bench, int cols) {
   int rows = bench->shape.rows, window = bench->shape.reduction;
   size_t x = (size_t)rows * cols;
-  double pass = act_bytes(bench, (double)x);
   char what[64];
   snprintf(what, sizeof what, "%d x %d", rows, cols);
-  CASE(mix, what, 0, 3 * pass, .y = out_act(bench, x), .h = act(bench, x), .side = act(bench, x),
-       .weight = f32(bench, cols), .kind = MIX_GATE, .rows = rows, .cols = cols);
-  CASE(mix_backward, what, 0, 4 * pass, .dside = out_act(bench, x), .dweight = out_f32(bench, cols),
-       .dy = act(bench, x), .h = act(bench, x), .side = act(bench, x), .weight = f32(bench, cols), .kind = MIX_GATE,
-       .rows = rows, .cols = cols);
-  CASE(pool, what, 0, pass, .y = out_act(bench, x / window), .x = act(bench, x), .rows = rows, .cols = cols / window,
+  CASE(mix, what, .y = out_act(bench, x), .h = act(bench, x), .side = act(bench, x), .weight = f32(bench, cols),
+       .kind = MIX_GATE, .rows = rows, .cols = cols);
+  CASE(mix_backward, what, .dside = out_act(bench, x), .dweight = out_f32(bench, cols), .dy = act(bench, x),
+       .h = act(bench, x), .side = act(bench, x), .weight = f32(bench, cols), .kind = MIX_GATE, .rows = rows,
+       .cols = cols);
+  CASE(pool, what, .y = out_act(bench, x / window), .x = act(bench, x), .rows = rows, .cols = cols / window,
        .window = window);
-  CASE(copy_rows, what, 0, 2 * pass, .y = out_act(bench, x), .x = act(bench, x), .rows = rows, .cols = cols,
+  CASE(copy_rows, what, .y = out_act(bench, x), .x = act(bench, x), .rows = rows, .cols = cols,
        .x_index = integers(bench, rows, rows), .y_stride = cols, .x_stride = cols);
-  CASE(to_act, what, 0, pass + 4.0 * (double)x, .y = out_act(bench, x), .x = f32(bench, x), .count = x);
-  CASE(from_act, what, 0, pass + 4.0 * (double)x, .y = out_f32(bench, x), .x = act(bench, x), .count = x);
+  CASE(to_act, what, .y = out_act(bench, x), .x = f32(bench, x), .count = x);
+  CASE(from_act, what, .y = out_f32(bench, x), .x = act(bench, x), .count = x);
 }
 
 /* ---- loss, sums, optimizer ------------------------------------------------------------------------------ */
@@ -351,27 +333,24 @@ static void loss_cases(struct bench *bench, int rows, int cols) {
   size_t x = (size_t)rows * cols;
   char what[64];
   snprintf(what, sizeof what, "%d x %d", rows, cols);
-  CASE(cross_entropy, what, 0, 4.0 * (double)x + act_bytes(bench, (double)x), .loss = out_f32(bench, rows),
-       .dlogits = out_act(bench, x), .logits = f32(bench, x), .labels = integers(bench, rows, cols), .rows = rows,
-       .cols = cols);
-  CASE(argmax, what, 0, 4.0 * (double)x, .index = result(bench, NUMBER_I32, rows), .logits = f32(bench, x),
-       .rows = rows, .cols = cols);
+  CASE(cross_entropy, what, .loss = out_f32(bench, rows), .dlogits = out_act(bench, x), .logits = f32(bench, x),
+       .labels = integers(bench, rows, cols), .rows = rows, .cols = cols);
+  CASE(argmax, what, .index = result(bench, NUMBER_I32, rows), .logits = f32(bench, x), .rows = rows, .cols = cols);
 }
 
 static void parameter_cases(struct bench *bench, size_t count) {
-  double each = (double)count;
   char what[64];
   snprintf(what, sizeof what, "%zu numbers", count);
-  CASE(fixed_add, what, 0, 20 * each, .sums = result(bench, NUMBER_I64, count), .faults = result(bench, NUMBER_I64, 1),
+  CASE(fixed_add, what, .sums = result(bench, NUMBER_I64, count), .faults = result(bench, NUMBER_I64, 1),
        .x = f32(bench, count), .count = count);
-  CASE(fixed_total, what, 0, 4 * each, .sum = result(bench, NUMBER_I64, 1), .faults = result(bench, NUMBER_I64, 1),
+  CASE(fixed_total, what, .sum = result(bench, NUMBER_I64, 1), .faults = result(bench, NUMBER_I64, 1),
        .x = f32(bench, count), .count = count);
-  CASE(fixed_get, what, 0, 12 * each, .y = out_f32(bench, count), .sums = numbers(bench, NUMBER_I64, count),
-       .scale = 0.5, .count = count);
-  CASE(sum_squares, what, 0, 4 * each, .result = result(bench, NUMBER_F64, 1), .x = f32(bench, count), .count = count);
-  CASE(adamw, what, 0, 28 * each + act_bytes(bench, each), .master = out_f32(bench, count), .m = out_f32(bench, count),
-       .v = out_positive(bench, count), .weights = out_act(bench, count), .gradient = f32(bench, count), .count = count,
-       .gradient_scale = 1, .lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.999f, .epsilon = 1e-8f, .decay = 0.01f, .step = 3);
+  CASE(fixed_get, what, .y = out_f32(bench, count), .sums = numbers(bench, NUMBER_I64, count), .scale = 0.5,
+       .count = count);
+  CASE(sum_squares, what, .result = result(bench, NUMBER_F64, 1), .x = f32(bench, count), .count = count);
+  CASE(adamw, what, .master = out_f32(bench, count), .m = out_f32(bench, count), .v = out_positive(bench, count),
+       .weights = out_act(bench, count), .gradient = f32(bench, count), .count = count, .gradient_scale = 1,
+       .lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.999f, .epsilon = 1e-8f, .decay = 0.01f, .step = 3);
 }
 
 int bench_cases(struct bench *bench) {

@@ -5,7 +5,7 @@
 #ifndef QST_BENCHMARKS_KERNELS_CASES_H
 #define QST_BENCHMARKS_KERNELS_CASES_H
 
-#include "kernels/device.h"
+#include "kernels/null/cost.h"
 
 struct model_shape {
   int rows;   /**< tokens of a micro-batch */
@@ -37,7 +37,7 @@ struct bench {
   int status; /**< of the first buffer that could not be made */
   uint64_t random;
   const char *search;
-  int (*report)(struct bench *bench, const char *operation, const char *what, double flops, double bytes,
+  int (*report)(struct bench *bench, enum operation operation, const char *what,
                 int (*run)(struct device *, const void *arguments), const void *arguments);
   void *owner; /**< of `report` */
 };

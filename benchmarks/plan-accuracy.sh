@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# How far a plan for this machine is from a run on it: bench-kernels calibrates, plan says what training SmolLM2-135M will
+# take, training is measured, and the two are compared. Rows of 512 tokens, every token with a label, micro-batches of 2,048
+# tokens; one rank on one core, and on all of them. Writes a table and JSON under benchmarks/results and prints the table;
+# fails where a plan is further off than LIMIT.
+#
+#   BUILD=FOLDER     where the program is (build)
+#   STEPS            steps of each run (8); the first 2 are not counted, the median of the rest is
+#   LIMIT            percent (15)
+#   CORES            core counts to try, in words (1 and all)
+#   CLOCK            wall, or own: on a machine that others use too, one core's running time instead of the time that passes
+#   QST_SMOLLM2      the model's file, see demo/get_model.sh
+set -euo pipefail
+shopt -s inherit_errexit
+cd "$(dirname "$0")/.."
+
+BUILD=${BUILD:-build}
+QST=$BUILD/qst-mpi
+WORK=$BUILD/plan-accuracy
+STEPS=${STEPS:-8}
+LIMIT=${LIMIT:-15}
+CLOCK=${CLOCK:-wall}
+cores=$(nproc)
+CORES=${CORES:-$(if ((cores > 1)); then echo "1 $cores"; else echo 1; fi)}
+LENGTH=512
+ROWS=8 # a step
+RESULT=benchmarks/results/plan-accuracy-$(date -u +%Y-%m-%dT%H%M)
+if [[ $CLOCK == own && $CORES != 1 ]]; then
+  echo "CLOCK=own counts one core: give CORES=1" >&2
+  exit 2
+fi
+mkdir -p "$WORK" benchmarks/results
+
+make_rows() { # COUNT
+  awk -v count="$1" -v len="$LENGTH" 'BEGIN {
+    srand(1)
+    for (row = 0; row < count; row++) {
+      ids = ""
+      for (i = 0; i < len; i++) ids = ids (i ? "," : "") 100 + int(rand() * 40000)
+      printf "{\"input_ids\":[%s],\"labels\":[%s]}\n", ids, ids
+    }
+  }'
+}
+
+prepare() {
+  [[ -e $WORK/rows.h5 ]] && return
+  "$QST" quantize --quiet --model "$(benchmarks/demo/get_model.sh)" --out "$WORK/backbone.h5"
+  make_rows $((ROWS * 4)) >"$WORK/rows.jsonl"
+  "$QST" tokenize --quiet --backbone "$WORK/backbone.h5" --in "$WORK/rows.jsonl" --out "$WORK/rows.h5"
+}
+
+options=(--backbone "$WORK/backbone.h5" --data "$WORK/rows.h5" --global-batch "$ROWS" --micro-batch-tokens 2048)
+
+# Tokens a second of a run, by the clock or by what its one core has run.
+median_rate() { # FOLDER
+  grep '"type":"step"' "$1/metrics.jsonl" | sed 1,2d | sed -E 's/.*"tokens_per_second":([0-9.]+).*/\1/' | sort -n |
+    awk '{ rate[NR] = $1 } END { print rate[int((NR + 1) / 2)] }'
+}
+
+user_seconds() { # COMMAND…: of the processor
+  local TIMEFORMAT=%U
+  { time "$@" >&2; } 2>&1 >/dev/null | tail -n 1
+}
+
+train() { # THREADS STEPS
+  rm -rf "${WORK:?}/run"
+  taskset -c "0-$(($1 - 1))" "$QST" train --quiet "${options[@]}" --out "$WORK/run" --steps "$2" --save-every 0 \
+    --threads "$1" >&2
+}
+
+# The steps between two runs of different length, without what both spend at the start.
+own_rate() {
+  local short long
+  short=$(user_seconds train 1 1)
+  long=$(user_seconds train 1 "$STEPS")
+  awk -v a="$short" -v b="$long" -v tokens=$(((STEPS - 1) * ROWS * LENGTH)) 'BEGIN { print tokens / (b - a) }'
+}
+
+measure() { # THREADS: prints planned and measured tokens a second
+  local calibration=$WORK/calibration-$1.json planned measured
+  rm -f "$calibration"
+  taskset -c "0-$(($1 - 1))" "$BUILD/bench-kernels" --threads "$1" --clock "$CLOCK" --json "$calibration" >&2
+  planned=$("$QST" plan "${options[@]}" --gpu cpu --calibration "$calibration" --threads "$1" --steps "$STEPS" --json |
+    sed -nE 's/.*"tokens_per_second": ([0-9.e+]+).*/\1/p')
+  if [[ $CLOCK == own ]]; then
+    measured=$(own_rate)
+  else
+    train "$1" "$STEPS"
+    measured=$(median_rate "$WORK/run")
+  fi
+  echo "$1 $planned $measured"
+}
+
+prepare
+for threads in $CORES; do measure "$threads"; done >"$RESULT.rows"
+status=0
+awk -v limit="$LIMIT" -v clock="$CLOCK" -v json="$RESULT.json" -v load="$(cut -d ' ' -f 1 /proc/loadavg)" \
+  -v processor="$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)" \
+  -v commit="$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" '
+  BEGIN {
+    printf "%s, commit %s, %s clock, load %s at the end\n\n", processor, commit, clock, load
+    print "| cores of one rank | planned tokens/s | measured | plan / measured |"
+    print "|---|---|---|---|"
+    printf "{\"processor\": \"%s\", \"commit\": \"%s\", \"clock\": \"%s\", \"load\": %s, \"runs\": [", processor, commit, clock, load >json
+  }
+  {
+    error = 100 * ($2 / $3 - 1); if (error > limit || error < -limit) bad++
+    printf "| %d | %.0f | %.0f | %+.1f %% |\n", $1, $2, $3, error
+    printf "%s{\"threads\": %d, \"planned\": %.1f, \"measured\": %.1f, \"error\": %.4f}", (NR > 1 ? ", " : ""), $1, $2, $3, error / 100 >json
+  }
+  END {
+    print "]}" >json
+    printf "\n%s: within %s %%\n", bad || !NR ? "FAIL" : "PASS", limit
+    exit bad || !NR
+  }' "$RESULT.rows" | tee "$RESULT.md" || status=$?
+rm -f "$RESULT.rows"
+exit "$status"
