@@ -6,7 +6,8 @@
  * A rank has two lanes. The backbone lane makes the taps of micro-batch after micro-batch and never waits for a backward
  * pass. The side lane runs forward and backward passes one-forward-one-backward (1F1B; Narayanan et al., PipeDream, 2019):
  * so many forward passes ahead that the gradient of the first is back from the last stage when it is their turn, then
- * backward and forward in turn. Whichever lane's next task is ready runs, the side lane's first.
+ * backward and forward in turn. Whichever lane's next task is ready runs, the side lane's first; where one core runs both, the
+ * backbone's task is cut into its layers, so that a side task, for which a neighbour waits, comes at most a layer late.
  *
  *   slots   micro-batches whose taps are in memory: from the backbone lane's start to the end in the side lane
  *   frames  micro-batches between the forward and the backward pass of this stage

@@ -319,21 +319,25 @@ static int feed_forward_block(struct backbone *b, const struct backbone_layer *l
           .y = h, .x = b->product, .parts = {&m[MATRIX_DOWN]}, .part_count = 1, .residual = h, .rows = rows});
 }
 
-int backbone_forward(struct backbone *b, const struct micro_batch *batch, void *taps, int tap_rows,
-                     struct kv_cache *cache) {
+int backbone_layer_forward(struct backbone *b, const struct micro_batch *batch, int layer, void *taps, int tap_rows,
+                           struct kv_cache *cache) {
   if (batch->rows > b->capacity || batch->rows > tap_rows)
     return fail(ERR_INTERNAL, "a micro-batch of %d rows in a backbone for %d", batch->rows, b->capacity);
-  size_t stride = (size_t)tap_rows * (size_t)b->config.hidden;
-  if (stage_begins(&b->stage))
+  if (layer == 0 && stage_begins(&b->stage))
     TRY(device_embed(b->device, &(struct embed_args){
                                     .y = taps, .table = &b->embedding, .tokens = batch->tokens, .rows = batch->rows}));
-  for (int l = 0; l < stage_depth(&b->stage); l++) {
-    const void *h = device_act_at(b->device, taps, (size_t)l * stride);
-    void *h_next = device_act_at(b->device, taps, (size_t)(l + 1) * stride);
-    void *cached = cache ? kv_cache_layer(cache, b->device, l) : NULL;
-    TRY(attention_block(b, &b->layers[l], batch, h, h_next, cached));
-    TRY(feed_forward_block(b, &b->layers[l], batch->rows, h_next));
-  }
+  size_t stride = (size_t)tap_rows * (size_t)b->config.hidden;
+  const void *h = device_act_at(b->device, taps, (size_t)layer * stride);
+  void *h_next = device_act_at(b->device, taps, (size_t)(layer + 1) * stride);
+  void *cached = cache ? kv_cache_layer(cache, b->device, layer) : NULL;
+  TRY(attention_block(b, &b->layers[layer], batch, h, h_next, cached));
+  return feed_forward_block(b, &b->layers[layer], batch->rows, h_next);
+}
+
+int backbone_forward(struct backbone *b, const struct micro_batch *batch, void *taps, int tap_rows,
+                     struct kv_cache *cache) {
+  for (int layer = 0; layer < stage_depth(&b->stage); layer++)
+    TRY(backbone_layer_forward(b, batch, layer, taps, tap_rows, cache));
   return OK;
 }
 

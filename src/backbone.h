@@ -60,8 +60,13 @@ int backbone_open(struct backbone *backbone, struct device *device, struct backb
                   const struct stage *stage, int capacity, int positions);
 void backbone_close(struct backbone *backbone);
 
-/** taps: act [depth + 1][tap_rows][hidden], the stage's first tap and those it makes; tap_rows at least the batch's rows.
- *  The first stage makes its first tap itself, elsewhere it must be there. `cache` NULL in training. */
+/** Layer `layer` of the stage's, from 0; all of them make its taps, and what else runs in between may use the workspace.
+ *  taps: act [depth + 1][tap_rows][hidden], the stage's first tap and those it makes; tap_rows at least the batch's rows.
+ *  The first stage makes its first tap itself, with its first layer; elsewhere it must be there. `cache` NULL in training. */
+int backbone_layer_forward(struct backbone *backbone, const struct micro_batch *batch, int layer, void *taps,
+                           int tap_rows, struct kv_cache *cache);
+
+/** All layers of the stage, one after the other. */
 int backbone_forward(struct backbone *backbone, const struct micro_batch *batch, void *taps, int tap_rows,
                      struct kv_cache *cache);
 

@@ -149,44 +149,66 @@ static int expect_hidden(struct lanes *lanes) {
   return OK;
 }
 
-static int fill_slot(struct lanes *lanes, int64_t i) {
-  struct slot *slot = slot_of(lanes, i);
-  const struct work *work = work_at(lanes, i);
-  int index = (int)(i % lanes->order.slots);
-  bool live = is_live(lanes, work);
+static int enter_slot(struct lanes *lanes, struct slot *slot, const struct work *work) {
   TRY(device_wait(lanes->device, slot->freed));
   TRY(link_wait(&lanes->hidden_out, &slot->hidden_out));
   TRY(link_wait(&lanes->hidden_in, &slot->hidden_in));
-  TRY(micro_batch_load(&slot->batch, lanes->device, work->data, work->rows, work->count));
-  if (work->stored) {
-    TRY(tap_store_run(lanes->store, index, &slot->batch, work->rows, work->count, &slot->taps));
-    const struct work *next = i + 1 < lanes->counts.queued ? work_at(lanes, i + 1) : NULL;
-    if (next && next->stored) tap_store_expect(lanes->store, next->rows, next->count);
-  } else {
-    TRY(tap_source_run(lanes->source, index, &slot->batch, NULL, &slot->taps));
-  }
+  return micro_batch_load(&slot->batch, lanes->device, work->data, work->rows, work->count);
+}
+
+static int leave_slot(struct lanes *lanes, int64_t i, bool live) {
+  struct slot *slot = slot_of(lanes, i);
+  const struct work *work = work_at(lanes, i), *next = i + 1 < lanes->counts.queued ? work_at(lanes, i + 1) : NULL;
+  int index = (int)(i % lanes->order.slots);
+  if (live && work->stored) TRY(tap_store_add(lanes->store, index, &slot->batch, work->rows, work->count));
+  if (work->stored && next && next->stored) tap_store_expect(lanes->store, next->rows, next->count);
   if (live && has_next(lanes))
     TRY(link_start(&lanes->hidden_out, &slot->hidden_out, tap_source_output(lanes->source, index),
                    hidden_bytes(lanes, work)));
   return device_record(lanes->device, slot->filled);
 }
 
-static int make_taps(struct lanes *lanes, bool *ran) {
-  *ran = false;
-  if (!pipeline_may_make_taps(&lanes->order, &lanes->counts)) return OK;
+/* One layer of the backbone; or all taps, where the store has them. */
+static int fill_slot(struct lanes *lanes, int64_t i, bool *filled) {
+  struct slot *slot = slot_of(lanes, i);
+  const struct work *work = work_at(lanes, i);
+  int index = (int)(i % lanes->order.slots);
+  bool live = is_live(lanes, work);
+  if (lanes->layer == 0) TRY(enter_slot(lanes, slot, work));
+  if (live)
+    TRY(tap_source_layer(lanes->source, index, &slot->batch, lanes->layer++, &slot->taps));
+  else
+    TRY(tap_store_run(lanes->store, index, &slot->batch, work->rows, work->count, &slot->taps));
+  *filled = !live || lanes->layer == stage_depth(&lanes->source->backbone->stage);
+  return *filled ? leave_slot(lanes, i, live) : OK;
+}
+
+static int may_enter_slot(struct lanes *lanes, bool *may) {
+  *may = pipeline_may_make_taps(&lanes->order, &lanes->counts);
+  if (!*may) return OK;
   TRY(expect_hidden(lanes));
-  struct slot *slot = slot_of(lanes, lanes->counts.taps);
-  bool ready = true;
-  TRY(link_ready(&lanes->hidden_out, slot->hidden_out, &ready));
-  TRY(link_ready(&lanes->hidden_in, slot->hidden_in, &ready));
-  if (!ready) return OK;
+  const struct slot *slot = slot_of(lanes, lanes->counts.taps);
+  TRY(link_ready(&lanes->hidden_out, slot->hidden_out, may));
+  return link_ready(&lanes->hidden_in, slot->hidden_in, may);
+}
+
+/* Where both lanes share a core, the side lane need not wait for more than a layer. */
+static int make_taps(struct lanes *lanes, bool *ran) {
+  *ran = true;
+  if (lanes->layer == 0) TRY(may_enter_slot(lanes, ran));
+  if (!*ran) return OK;
+  bool filled;
+  int status;
   double begin = clock_seconds();
   TRY(device_use_lane(lanes->device, LANE_BACKBONE));
-  int status = fill_slot(lanes, lanes->counts.taps);
+  do status = fill_slot(lanes, lanes->counts.taps, &filled);
+  while (status == OK && !filled && lanes->device->lanes_overlap);
   TRY(device_use_lane(lanes->device, LANE_SIDE));
   TRY(status);
-  trace_add(lanes->trace, LANE_BACKBONE, "taps", lanes->counts.taps++, begin, clock_seconds());
-  *ran = true;
+  trace_add(lanes->trace, LANE_BACKBONE, "taps", lanes->counts.taps, begin, clock_seconds());
+  if (!filled) return OK;
+  lanes->layer = 0;
+  lanes->counts.taps++;
   return OK;
 }
 
@@ -344,7 +366,10 @@ int lanes_discard(struct lanes *lanes) {
   while (counts->finished < counts->queued) {
     bool ran = counts->finished < counts->taps || lanes->order.stages == 1;
     if (ran) {
-      if (counts->taps == counts->finished) counts->taps++;
+      if (counts->taps == counts->finished) {
+        counts->taps++;
+        lanes->layer = 0;
+      }
       counts->forward++;
       lanes->s_asked = counts->forward;
       TRY(finish_micro_batch(lanes));

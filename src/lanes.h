@@ -57,6 +57,7 @@ struct lanes {
   struct slot *slots;            /**< [order.slots] */
   struct frame_messages *frames; /**< [order.frames] */
   struct link hidden_in, hidden_out, s_in, s_out, ds_in, ds_out;
+  int layer;                     /**< how many layers of the micro-batch in the backbone lane are done */
   int64_t hidden_asked, s_asked; /**< micro-batches whose messages are expected already */
   struct work *queue;            /**< [queue_size]: micro-batch i at i % queue_size */
   int64_t queue_size;

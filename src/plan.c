@@ -132,6 +132,7 @@ static int time_step(const struct plan_request *request, const struct rehearsal 
   for (int p = 0; p < plan->stages; p++)
     stages[p] = (struct timeline_stage){.tasks = rehearsals[p].tasks,
                                         .task_count = rehearsals[p].micro_batches,
+                                        .layers = rehearsals[p].layers,
                                         .reduction = plan->stage[p].exposed,
                                         .optimizer = plan->stage[p].optimizer};
   struct timeline_result result;

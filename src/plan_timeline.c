@@ -20,6 +20,7 @@ struct stage_state {
   struct pipeline order;
   struct pipeline_counts counts;
   int step;                          /* of the side lane */
+  int layer;                         /* done of the micro-batch in the backbone lane */
   double clock;                      /* when what was begun is done */
   double busy;                       /* seconds of the timed steps' tasks */
   double warm, end;                  /* when the timed steps begin and end */
@@ -46,6 +47,7 @@ static const struct task_seconds *task_of(const struct simulation *s, int p, int
 
 static double taps_ready(const struct simulation *s, int p) {
   const struct stage_state *stage = &s->stages[p];
+  if (stage->layer > 0) return 0;
   if (!pipeline_may_make_taps(&stage->order, &stage->counts)) return INFINITY;
   if (p == 0) return 0;
   const struct stage_state *before = &s->stages[p - 1];
@@ -137,12 +139,19 @@ static void run_update(const struct simulation *s, int p, double begin) {
   stage->counts.queued = known < s->total ? known : s->total;
 }
 
-static void run_task(const struct simulation *s, int p, const struct next_task *task) {
+static void run_layer(const struct simulation *s, int p, double begin) {
   struct stage_state *stage = &s->stages[p];
+  int layers = s->timeline->stage[p].layers;
+  pass(stage, begin, task_of(s, p, stage->counts.taps)->backbone / layers);
+  if (++stage->layer < layers) return;
+  stage->layer = 0;
+  stage->taps[stage->counts.taps++] = stage->clock;
+}
+
+static void run_task(const struct simulation *s, int p, const struct next_task *task) {
   switch (task->kind) {
     case NEXT_TAPS:
-      pass(stage, task->begin, task_of(s, p, stage->counts.taps)->backbone);
-      stage->taps[stage->counts.taps++] = stage->clock;
+      run_layer(s, p, task->begin);
       break;
     case NEXT_SIDE:
       run_side(s, p, task->begin);

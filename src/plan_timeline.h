@@ -10,6 +10,7 @@
 struct timeline_stage {
   const struct task_seconds *tasks; /**< [task_count]; micro-batch i takes tasks[i % task_count] */
   int task_count;
+  int layers;       /**< into which a backbone task is cut: side tasks come in between */
   double reduction; /**< seconds between the end of its last backward pass and the sums of all replicas */
   double optimizer;
 };

@@ -165,9 +165,7 @@ static void stop_writing(struct tap_store *store) {
   log_warning("%s; training goes on without adding to the store", fail_message());
 }
 
-static int run_live(struct tap_store *store, int slot, const struct micro_batch *batch, const int64_t *rows, int count,
-                    struct taps *out) {
-  TRY(tap_source_run(store->source, slot, batch, NULL, out));
+int tap_store_add(struct tap_store *store, int slot, const struct micro_batch *batch, const int64_t *rows, int count) {
   store->live += batch->rows;
   if (!store->writing && !store->format.int8) return OK;
   double begin = clock_seconds();
@@ -216,7 +214,9 @@ int tap_store_run(struct tap_store *store, int slot, const struct micro_batch *b
                   struct taps *out) {
   bool replayed = false;
   if (tap_store_has(store, rows, count)) TRY(replay(store, slot, batch, rows, count, &replayed, out));
-  return replayed ? OK : run_live(store, slot, batch, rows, count, out);
+  if (replayed) return OK;
+  TRY(tap_source_run(store->source, slot, batch, NULL, out));
+  return tap_store_add(store, slot, batch, rows, count);
 }
 
 void tap_store_expect(struct tap_store *store, const int64_t *rows, int count) {

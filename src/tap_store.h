@@ -54,6 +54,9 @@ bool tap_store_has(const struct tap_store *store, const int64_t *rows, int count
 /** The taps of the micro-batch that holds these rows of the data, in a slot of the source. */
 int tap_store_run(struct tap_store *store, int slot, const struct micro_batch *batch, const int64_t *rows, int count,
                   struct taps *out);
+/** Where the source was run without tap_store_run(): takes the micro-batch's taps from the slot, and leaves there what a
+ *  replay would give. */
+int tap_store_add(struct tap_store *store, int slot, const struct micro_batch *batch, const int64_t *rows, int count);
 /** Says which rows come next, so that they are read meanwhile. */
 void tap_store_expect(struct tap_store *store, const int64_t *rows, int count);
 

@@ -106,13 +106,26 @@ static int pool(struct tap_source *source, const struct tap_slot *slot, int rows
   return OK;
 }
 
-int tap_source_run(struct tap_source *source, int slot, const struct micro_batch *batch, struct kv_cache *cache,
-                   struct taps *out) {
+static int run_layer(struct tap_source *source, int slot, const struct micro_batch *batch, int layer,
+                     struct kv_cache *cache, struct taps *out) {
   const struct tap_slot *at = &source->slots[slot];
   struct backbone *backbone = source->backbone;
-  TRY(backbone_forward(backbone, batch, at->hidden, source->capacity, cache));
+  TRY(backbone_layer_forward(backbone, batch, layer, at->hidden, source->capacity, cache));
+  if (layer + 1 < stage_depth(&backbone->stage)) return OK;
   if (stage_ends(&backbone->stage)) TRY(backbone_output(backbone, batch, at->hidden, source->capacity, at->normed));
   if (source->kind != TAPS_HIDDEN) TRY(pool(source, at, batch->rows));
   *out = tap_source_view(source, slot);
+  return OK;
+}
+
+int tap_source_layer(struct tap_source *source, int slot, const struct micro_batch *batch, int layer,
+                     struct taps *out) {
+  return run_layer(source, slot, batch, layer, NULL, out);
+}
+
+int tap_source_run(struct tap_source *source, int slot, const struct micro_batch *batch, struct kv_cache *cache,
+                   struct taps *out) {
+  for (int layer = 0; layer < stage_depth(&source->backbone->stage); layer++)
+    TRY(run_layer(source, slot, batch, layer, cache, out));
   return OK;
 }

@@ -53,6 +53,8 @@ void tap_source_close(struct tap_source *source);
  *  tap_source_input(). */
 int tap_source_run(struct tap_source *source, int slot, const struct micro_batch *batch, struct kv_cache *cache,
                    struct taps *out);
+/** The same a layer of the stage at a time, so that other work can go in between; `*out` is there after the last. */
+int tap_source_layer(struct tap_source *source, int slot, const struct micro_batch *batch, int layer, struct taps *out);
 
 /** act [capacity, hidden]: the stage's first tap, which the stage before sends; its last one, which the next receives. */
 void *tap_source_input(const struct tap_source *source, int slot);

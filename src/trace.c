@@ -8,6 +8,8 @@
 #include "base/file.h"
 #include "base/memory.h"
 
+static const double at_once = 1e-4; /* seconds */
+
 int trace_open(struct trace *trace, struct comm *comm, int64_t capacity) {
   *trace = (struct trace){.capacity = capacity};
   TRY(comm_agree(comm, memory_array(&trace->events, (size_t)capacity, sizeof *trace->events)));
@@ -22,7 +24,15 @@ void trace_close(struct trace *trace) {
 }
 
 void trace_add(struct trace *trace, enum lane lane, const char *name, int64_t index, double begin, double end) {
-  if (!trace || trace->count == trace->capacity) return;
+  if (!trace) return;
+  for (int64_t i = trace->count - 1; i >= 0 && i >= trace->count - 2; i--) {
+    struct trace_event *last = &trace->events[i];
+    if (last->lane == lane && last->name == name && last->index == index && begin - last->end < at_once) {
+      last->end = end;
+      return;
+    }
+  }
+  if (trace->count == trace->capacity) return;
   trace->events[trace->count++] =
       (struct trace_event){.name = name, .lane = lane, .index = index, .begin = begin, .end = end};
 }

@@ -27,7 +27,7 @@ struct trace {
 int trace_open(struct trace *trace, struct comm *comm, int64_t capacity);
 void trace_close(struct trace *trace);
 
-/** NULL-safe. */
+/** NULL-safe. A part that follows at once on one of the same name and index makes that longer. */
 void trace_add(struct trace *trace, enum lane lane, const char *name, int64_t index, double begin, double end);
 
 /** Writes all ranks' events to `path` from rank 0. Collective. */

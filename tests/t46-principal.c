@@ -123,7 +123,7 @@ static void add_taps(struct tiny *tiny, int tap, double *squares, double *sums) 
   int d = tiny->backbone.config.hidden;
   size_t rows = (size_t)tiny->batch.rows;
   size_t at = (size_t)tap * (size_t)tiny->source.capacity * (size_t)d;
-  float *h = tiny_activations(tiny, device_act_at(tiny->device, tiny->source.hidden, at), rows * (size_t)d);
+  float *h = tiny_activations(tiny, device_act_at(tiny->device, tiny->source.slots[0].hidden, at), rows * (size_t)d);
   for (size_t n = 0; n < rows; n++) {
     double length = d * (double)tiny->backbone.config.norm_epsilon;
     for (int i = 0; i < d; i++) length += (double)h[n * (size_t)d + (size_t)i] * (double)h[n * (size_t)d + (size_t)i];
@@ -143,7 +143,8 @@ static void solve_plainly(struct tiny *tiny, const struct token_file *data, int 
     int64_t row = data_order_row(&order, place);
     tiny_load(tiny, data, &row, 1);
     tokens += tiny->batch.rows;
-    CHECK_OK(backbone_forward(&tiny->backbone, &tiny->batch, tiny->source.hidden, tiny->source.capacity, NULL));
+    CHECK_OK(
+        backbone_forward(&tiny->backbone, &tiny->batch, tiny->source.slots[0].hidden, tiny->source.capacity, NULL));
     if (module == 0) add_taps(tiny, 0, squares, sums);
     add_taps(tiny, module + 1, squares, sums);
   }

@@ -165,7 +165,8 @@ static struct timeline_result follow(int stages, int micro_batches, double messa
       .stages = stages, .micro_batches = micro_batches, .hidden = message, .side = message, .stage = stage};
   struct timeline_result result = {0};
   for (int p = 0; p < stages; p++)
-    stage[p] = (struct timeline_stage){.tasks = &task, .task_count = 1, .reduction = reduction, .optimizer = 3};
+    stage[p] =
+        (struct timeline_stage){.tasks = &task, .task_count = 1, .layers = 4, .reduction = reduction, .optimizer = 3};
   CHECK_OK(timeline_follow(&timeline, &result));
   return result;
 }
@@ -177,7 +178,8 @@ static void test_schedule(void) {
   CHECK(waits.step >= one.step && waits.step <= one.step + 4 + 1e-9);
   /* a pipeline can't be faster than its ranks are busy, and not much slower: no flush at the end of a step */
   CHECK(hides.step >= 8 * 9 + 3 - 1e-9 && hides.step < 1.1 * (8 * 9 + 3));
-  CHECK(fabs(hides.bubble - (1 - (8 * 9 + 3) / hides.step)) < 1e-9);
+  /* the backbone may end the timed steps a layer or two further ahead than it began them */
+  CHECK(fabs(hides.bubble - (1 - (8 * 9 + 3) / hides.step)) < 3 * 6.0 / 4 / 2 / hides.step);
   CHECK(follow(4, 8, 3, 4).step >= hides.step);
   CHECK(follow(4, 2, 0, 4).bubble > hides.bubble);
 }
