@@ -60,7 +60,7 @@ static int open_run(struct stage_run *run, const struct options *options, const 
                                         .positions = place->longest,
                                         .label_share = (double)data->label_tokens / (double)data->total,
                                         .hardware = place->hardware}));
-  TRY(optimizer_open(&run->optimizer, &engine->side, options, 0, options->shard_optimizer ? place->replicas : 1));
+  TRY(optimizer_open(&run->optimizer, &engine->side, options, 0, place->shards));
   TRY(reduction_open(&run->reduction, &engine->side, &engine->sums, NULL, options->reduction));
   return plan_first_step(run, options, place->data, place->replicas);
 }
