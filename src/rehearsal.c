@@ -103,7 +103,7 @@ static int run_micro_batch(struct stage_run *run, const struct token_file *data,
   TRY(side_forward(&engine->side, frame, &slot->batch, &slot->taps, NULL));
   if (engine->lanes.head) TRY(head_forward(&engine->head, &slot->batch, &slot->taps, frame->s_out));
   task->forward = take_seconds(device, &out->flops);
-  if (engine->lanes.head) TRY(head_backward(&engine->head, &slot->batch, frame->ds, &engine->sums));
+  if (engine->lanes.head) TRY(head_backward(&engine->head, &slot->batch, &slot->taps, frame->ds, &engine->sums));
   TRY(side_backward(&engine->side, frame, &slot->batch, &slot->taps, &engine->sums, NULL));
   task->backward = take_seconds(device, &out->flops);
   return OK;

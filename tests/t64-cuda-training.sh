@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Whole runs on the cuda device under the host runtime: 1, 2 and 3 ranks, threads of a block in every order, equal byte for
 # byte; and a loss curve within bf16's error of the cpu device's.
-# RUN timeout=300 device=cuda
+# RUN timeout=400 device=cuda
 . tests/tiny_run.sh
 make_tiny
 steps=8
@@ -24,6 +24,21 @@ for link in latest best; do ln -sfn step-000004.h5 "$work/half/$link"; done
 rm -f "$work/half"/step-00000[5-8].h5
 "${mpirun[@]}" 2 "$QST" "${options[@]}" --device cuda --out "$work/half" --save-every 4 --resume
 same_run "$work/one" "$work/half" $steps
+
+# A pipeline, also with its optimizer sharded and its activations computed again.
+"${mpirun[@]}" 2 "$QST" "${options[@]}" --device cuda --out "$work/stages" --pipeline-stages 2
+same_run "$work/one" "$work/stages" $steps
+"${mpirun[@]}" 4 "$QST" "${options[@]}" --device cuda --out "$work/grid" --pipeline-stages 2 --shard-optimizer --recompute
+same_run "$work/one" "$work/grid" $steps
+
+# Rows of one length: the same tasks again and again, replayed as graphs. Two ranks replay others than one.
+awk 'BEGIN { for (r = 0; r < 40; r++) { printf "{\"input_ids\":["; for (i = 0; i < 12; i++) printf "%s%d", i ? "," : "", 3 + (7 * r + 5 * i * i) % 90; print "]}" } }' \
+  >"$work/even.jsonl"
+"$QST" tokenize --quiet --backbone "$work/b.h5" --in "$work/even.jsonl" --out "$work/even.h5"
+even=("${options[@]}" --data "$work/even.h5" --global-batch 20 --micro-batch-tokens 48 --device cuda)
+"$QST" "${even[@]}" --out "$work/even-1"
+"${mpirun[@]}" 2 "$QST" "${even[@]}" --out "$work/even-2"
+same_run "$work/even-1" "$work/even-2" $steps
 
 # Against the cpu device: the same files, each loss within 1 percent (bf16 has 8 bits).
 "$QST" "${options[@]}" --device cpu --out "$work/cpu"

@@ -266,7 +266,7 @@ static inline void tiny_forward(struct tiny *tiny, struct kv_cache *cache, struc
 static inline void tiny_train(struct tiny *tiny) {
   tiny_forward(tiny, NULL, NULL);
   struct side_frame *frame = &tiny->side.frames[0];
-  CHECK_OK(head_backward(&tiny->head, &tiny->batch, frame->ds, &tiny->sums));
+  CHECK_OK(head_backward(&tiny->head, &tiny->batch, &tiny->taps, frame->ds, &tiny->sums));
   CHECK_OK(side_backward(&tiny->side, frame, &tiny->batch, &tiny->taps, &tiny->sums, NULL));
 }
 
