@@ -12,10 +12,10 @@
 #include "signals.h"
 
 static int (*const commands[COMMAND_COUNT])(const struct options *, struct comm *) = {
-    [COMMAND_QUANTIZE] = command_quantize, [COMMAND_TOKENIZE] = command_tokenize, [COMMAND_TRAIN] = command_train,
-    [COMMAND_EVAL] = command_eval,         [COMMAND_GENERATE] = command_generate, [COMMAND_EXPORT] = command_export,
-    [COMMAND_INSPECT] = command_inspect,   [COMMAND_REPORT] = command_report,     [COMMAND_TAPS] = command_taps,
-    [COMMAND_PLAN] = command_plan,
+    [COMMAND_QUANTIZE] = command_quantize,   [COMMAND_TOKENIZE] = command_tokenize, [COMMAND_TRAIN] = command_train,
+    [COMMAND_EVAL] = command_eval,           [COMMAND_GENERATE] = command_generate, [COMMAND_EXPORT] = command_export,
+    [COMMAND_INSPECT] = command_inspect,     [COMMAND_REPORT] = command_report,     [COMMAND_TAPS] = command_taps,
+    [COMMAND_CALIBRATE] = command_calibrate, [COMMAND_PLAN] = command_plan,
 };
 
 /* What was printed must have arrived: a full disk shows itself only here. */
