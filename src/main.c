@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/options.h"
+#include "claim_device.h"
 #include "comm/comm.h"
 #include "commands/commands.h"
 #include "signals.h"
@@ -33,7 +34,8 @@ static int parse_and_run(int count, char **words, struct options *options, struc
   } else if (status == OK) {
     log_setup(comm->rank, options->quiet);
     comm->timeout = options->comm_timeout;
-    status = commands[options->command](options, comm);
+    status = options->device ? claim_device(options, comm) : OK;
+    if (status == OK) status = commands[options->command](options, comm);
   }
   buffer_free(&text);
   return status == OK ? flush_output() : status;

@@ -62,3 +62,10 @@ status=0
 QST_HOST_GPUS=2 "${mpirun[@]}" 3 "$QST" "${options[@]}" --device cuda --out "$work/none" 2>"$work/error" || status=$?
 ((status != 0)) || die "it started: $(cat "$work/error")"
 grep -q 'has no GPU of its own' "$work/error" || die "too few GPUs: $(cat "$work/error")"
+status=0
+QST_HOST_SHARED_GPU=1 "${mpirun[@]}" 3 "$QST" "${options[@]}" --device cuda --out "$work/none" 2>"$work/error" || status=$?
+((status == 2)) || die "status $status: $(cat "$work/error")"
+grep -q 'rank 0 and rank 1 would share the GPU 0000:00:00.0' "$work/error" || die "a shared GPU: $(cat "$work/error")"
+[[ ! -e $work/none ]] || die "a shared GPU was found too late"
+QST_HOST_SHARED_GPU=1 QST_HOST_GPUS=3 "${mpirun[@]}" 3 "$QST" "${options[@]}" --device cuda --out "$work/each-its-own"
+same_run "$work/one" "$work/each-its-own" $steps
