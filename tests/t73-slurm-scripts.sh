@@ -16,16 +16,21 @@ for script in slurm/*.sbatch; do
   grep -q "using 64 processors\|using 128 processors" "$work/stderr" || die "$script asks for: $(cat "$work/stderr")"
 done
 
+# The plan for 70B, of the same options: it fits.
+"$QST" plan --config slurm/70b.conf --model-shape llama-2-70b --nodes 2 --gpus-per-node 8 --gpu h100-80 --json >"$work/plan"
+grep -q '"fits": *true' "$work/plan" || die "70B does not fit: $(cat "$work/plan")"
+
 steps=30
 read -ra options <<<"$(tiny_options) --steps $steps --eval-every 0 --save-every 0"
 "$QST" "${options[@]}" --out "$work/whole" --threads 1
 options=("${options[@]:1}")
 small=(--parsable --ntasks-per-node=1 --cpus-per-task=1 --gpus-per-node=0)
 
-export BACKBONE=$work/b.h5 DATA=$work/t.h5 RUN=$work/70b DEVICE=cpu TOKENS=96 OUT=$work/scaling
-job=$(sbatch "${small[@]}" --mem=10 --output="$work/70b.log" slurm/70b-2x8.sbatch "${options[@]}" --clip 1)
+export BACKBONE=$work/b.h5 DATA=$work/t.h5 RUN=$work/70b DEVICE=cpu OUT=$work/scaling
+job=$(sbatch "${small[@]}" --mem=10 --output="$work/70b.log" slurm/70b-2x8.sbatch "${options[@]}" --clip 1 --weight-decay 0.01)
 job_wait "$job" 60 COMPLETED FAILED
 same_run "$work/whole" "$RUN" $steps
+grep -q "pipeline-stages = 2" "$RUN/options" || die "no pipeline: $(cat "$RUN/options")"
 grep -q '"ranks":2,' "$RUN/metrics.jsonl" || die "not two ranks: $(head -n 1 "$RUN/metrics.jsonl")"
 
 job=$(sbatch "${small[@]}" --nodes=2 --array=1,2 --output="$work/array-%a.log" slurm/scaling-array.sbatch "${options[@]}")
