@@ -416,6 +416,7 @@ struct device {
   const char *name;      /**< "cpu" */
   char description[128]; /**< for the banner: "cpu, 2 threads, avx512-bf16, oneDNN 2.6.3" */
   enum dtype act;
+  bool fp8;           /**< as the limits said */
   bool lanes_overlap; /**< works on both lanes at a time */
   bool counts_only;   /**< has no memory and computes nothing: what goes up need not be there */
   const struct device_memory *memory;
@@ -430,7 +431,9 @@ struct device_limits {
   int logit_rows;         /**< rows of a chunk of logits */
   int64_t widest_product; /**< largest Σ rows · cols of one frozen_linear, in elements */
   int vocabulary, hidden;
-  int side_hidden; /**< heads * head_dim of attention_backward; 0 = no backward pass */
+  int side_hidden;  /**< heads * head_dim of attention_backward; 0 = no backward pass */
+  bool fp8;         /**< frozen_linear multiplies in 8-bit floats: kernels/fp8.h */
+  int widest_input; /**< columns of the widest weight of frozen_linear; needed with fp8 */
 };
 
 enum {
@@ -451,10 +454,6 @@ struct device_options {
  *  sees a GPU, else cpu. */
 int device_open(struct device **out, const struct device_options *options);
 void device_close(struct device **device);
-
-enum { DEVICE_IDENTITY = 64 };
-/** Which hardware device_open() would take, without opening it: its PCI address and UUID; "" where ranks may share it. */
-int device_identify(const char *name, int local_rank, char identity[DEVICE_IDENTITY]);
 /** "cpu" and what else is compiled in, separated by ", ". */
 const char *device_list(void);
 

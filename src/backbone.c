@@ -157,11 +157,15 @@ static int load(struct backbone *backbone, struct backbone_file *file) {
 struct device_limits backbone_limits(const struct model_config *config, int rows) {
   int64_t attention = (int64_t)backbone_qkv(config) * config->hidden;
   int64_t gate_up = (int64_t)2 * config->feed_forward * config->hidden;
+  int attended = config->heads * config->head_dim, widest_input = config->feed_forward;
+  if (attended > widest_input) widest_input = attended;
+  if (config->hidden > widest_input) widest_input = config->hidden;
   return (struct device_limits){.rows = rows,
                                 .logit_rows = rows < LOGIT_ROWS ? rows : LOGIT_ROWS,
                                 .widest_product = gate_up > attention ? gate_up : attention,
                                 .vocabulary = config->vocabulary,
-                                .hidden = config->hidden};
+                                .hidden = config->hidden,
+                                .widest_input = widest_input};
 }
 
 struct workspace_part {

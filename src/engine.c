@@ -17,6 +17,7 @@
 static int open_device(struct engine *engine, const struct options *options, const struct model_config *config,
                        const struct engine_plan *plan) {
   struct device_limits limits = backbone_limits(config, engine->capacity);
+  limits.fp8 = strcmp(options->backbone_compute, "fp8") == 0;
   if (plan->use == ENGINE_TRAIN) limits.side_hidden = config->hidden / (int)options->reduction_factor;
   return device_open(&engine->device, &(struct device_options){.name = plan->hardware ? "null" : options->device,
                                                                .cpu_isa = options->cpu_isa,
@@ -58,7 +59,7 @@ cleanup:
 
 static int load_side(struct engine *engine, struct checkpoint *source) {
   struct side *side = &engine->side;
-  struct side_buffers buffers = {.frozen = side->frozen, .begin = side->begin, .size = side->size};
+  struct side_buffers buffers = {.begin = side->begin, .size = side->size};
   TRY(memory_array(&buffers.flat, side->size, sizeof *buffers.flat));
   int status = side_source_read(source, &side->layout, &buffers);
   if (status == OK) status = side_upload(side, buffers.flat);
@@ -104,8 +105,7 @@ static int open_source(struct engine *engine, const struct options *options, con
   enum tap_kind kind = engine->has_side ? side_tap_kind(shape) : TAPS_HIDDEN;
   int cols = engine->has_side ? side_tap_cols(shape) : config->hidden;
   if (plan->use == ENGINE_TAPS) TRY(side_taps_choose(config, options, &kind, &cols));
-  TRY(tap_source_open(&engine->source, &engine->backbone, kind, cols, slots));
-  return engine->side.frozen ? tap_source_project(&engine->source, engine->side.frozen) : OK;
+  return tap_source_open(&engine->source, &engine->backbone, kind, cols, slots);
 }
 
 static size_t sums_bytes(const struct engine *engine) {
@@ -131,7 +131,7 @@ static int open_sums(struct engine *engine, const struct engine_plan *plan) {
 static int open_buffers(struct engine *engine, const struct options *options, const struct engine_plan *plan,
                         const struct pipeline *order) {
   struct side *side = engine->has_side ? &engine->side : NULL;
-  bool scores = stage_ends(&engine->stage) && plan->use != ENGINE_TAPS && plan->use != ENGINE_CALIBRATE;
+  bool scores = stage_ends(&engine->stage) && plan->use != ENGINE_TAPS;
   if (scores) TRY(head_open(&engine->head, &engine->backbone, side, engine->capacity));
   TRY(open_source(engine, options, plan, order->slots));
   TRY(open_sums(engine, plan));

@@ -128,7 +128,7 @@ static void size_workspace(struct cpu_state *state, const struct device_limits *
 size_t cpu_workspace_bytes(const struct device_limits *limits, int threads) {
   struct cpu_state state = {.threads = threads};
   size_workspace(&state, limits);
-  return state.scratch_bytes + state.sums_bytes + state.gradients_bytes + product_bytes(threads);
+  return state.scratch_bytes + state.sums_bytes + state.gradients_bytes + product_bytes(limits, threads);
 }
 
 int cpu_choose_act(enum dtype *out, const struct device_options *options) {

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/fp8.h"
 #include "kernels/cpu/multiply.h"
 
 /** Below this many multiplications a product is done by one thread: waking the others would take longer. */
@@ -16,6 +17,7 @@ struct product {
   int threads;
   uint32_t *memory;
   size_t bytes;
+  struct fp8 fp8;
   struct multiply_scratch *scratch; /**< [threads] */
 };
 
@@ -41,24 +43,27 @@ static void share_out(struct product *product) {
   }
 }
 
-size_t product_bytes(int threads) {
+static size_t scratch_bytes(int threads) {
   return 4 * (size_t)THREAD_WORDS * (size_t)threads;
 }
 
+size_t product_bytes(const struct device_limits *limits, int threads) {
+  return scratch_bytes(threads) + fp8_bytes(limits);
+}
+
 int product_open(struct device *device, const struct device_options *options) {
-  (void)options; /* the buffers do not depend on the model's sizes */
   struct cpu_state *state = cpu_state(device);
   struct product *product;
   TRY(memory_array(&product, 1, sizeof *product));
   state->product = product;
   product->threads = state->threads;
-  product->bytes = product_bytes(product->threads);
+  product->bytes = scratch_bytes(product->threads);
   int status;
   TRY_GOTO(status, failed, memory_array(&product->memory, (size_t)THREAD_WORDS * product->threads, 4));
   TRY_GOTO(status, failed, memory_array(&product->scratch, product->threads, sizeof *product->scratch));
   share_out(product);
   device->allocated[MEMORY_WORKSPACE] += product->bytes;
-  return OK;
+  return fp8_open(&product->fp8, device, &options->limits);
 failed:
   product->bytes = 0;
   product_close(device);
@@ -68,6 +73,7 @@ failed:
 void product_close(struct device *device) {
   struct cpu_state *state = cpu_state(device);
   if (!state || !state->product) return;
+  fp8_close(&state->product->fp8, device);
   device->allocated[MEMORY_WORKSPACE] -= state->product->bytes;
   free(state->product->memory);
   free(state->product->scratch);
@@ -115,18 +121,26 @@ int cpu_embed(struct device *device, const struct embed_args *arguments) {
 int cpu_frozen_linear(struct device *device, const struct frozen_linear_args *arguments) {
   int n = 0, k = arguments->parts[0]->cols;
   for (int i = 0; i < arguments->part_count; i++) n += arguments->parts[i]->rows;
-  return run(device, &(struct multiply){
-                         .m = arguments->rows,
-                         .n = n,
-                         .k = k,
-                         .a = {arguments->x, device->act, k, 1},
-                         .parts = arguments->parts,
-                         .part_count = arguments->part_count,
-                         .c = arguments->y,
-                         .c_type = device->act,
-                         .bias = arguments->bias,
-                         .residual = arguments->residual,
-                     });
+  struct multiply task = {
+      .m = arguments->rows,
+      .n = n,
+      .k = k,
+      .a = {arguments->x, device->act, k, 1},
+      .parts = arguments->parts,
+      .part_count = arguments->part_count,
+      .c = arguments->y,
+      .c_type = device->act,
+      .bias = arguments->bias,
+      .residual = arguments->residual,
+  };
+  struct fp8 *fp8 = &cpu_state(device)->product->fp8;
+  if (fp8->weights) {
+    TRY(fp8_operands(fp8, device, arguments, n, k));
+    task.a.data = fp8->inputs;
+    task.b = (struct operand){fp8->weights, device->act, k, 1};
+    task.parts = NULL, task.part_count = 0;
+  }
+  return run(device, &task);
 }
 
 int cpu_frozen_logits(struct device *device, const struct frozen_logits_args *arguments) {

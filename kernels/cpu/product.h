@@ -17,7 +17,7 @@ struct product;
  *  and activation type are known. ERR_MEMORY when it does not fit. */
 int product_open(struct device *device, const struct device_options *options);
 /** Bytes of that workspace. */
-size_t product_bytes(int threads);
+size_t product_bytes(const struct device_limits *limits, int threads);
 /** NULL-safe for a device whose product was never opened. */
 void product_close(struct device *device);
 

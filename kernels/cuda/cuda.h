@@ -36,7 +36,9 @@ struct cuda_state {
   struct cuda_product *product;
   struct cuda_task tasks[CUDA_TASKS];      /**< by hash */
   struct cuda_task *recording[LANE_COUNT]; /**< the lane's work goes there instead of being done; or NULL */
-  const struct cuda_guard *guard; /**< NULL or borrowed: stream.h */
+  const struct cuda_guard *guard;          /**< NULL or borrowed: stream.h */
+  struct device_limits limits;
+  bool scales_rows; /**< cuBLASLt scales the rows of E4M3 operands */
 };
 
 static inline struct cuda_state *cuda_state(const struct device *device) {
@@ -54,7 +56,6 @@ bool cuda_present(void);
 
 /** Fills `device`. ERR_SYSTEM without a driver, a GPU, cuBLASLt or the compute capability; ERR_USAGE when this host has
  *  fewer GPUs than ranks and more than one. */
-int cuda_identify(int local_rank, char identity[DEVICE_IDENTITY]);
 int cuda_open(struct device *device, const struct device_options *options);
 
 /** OK, or the error with what was being done. */

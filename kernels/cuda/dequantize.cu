@@ -1,18 +1,5 @@
 /** Frozen weights to activations (base/types.h has the layout). */
-#include "kernels/cuda/kernel.cuh"
-
-struct quantized {
-  const uint8_t *codes, *scale_codes;
-  const float *map, *dynamic_map, *scales, *scale_scales;
-  float scale_mean;
-};
-
-/** Rounds twice, as the oracle does (kernels/quantize.h). */
-__device__ static inline float block_scale(const quantized &q, size_t block) {
-  if (!q.scale_codes) return q.scales[block];
-  float scale = __fmul_rn(q.dynamic_map[q.scale_codes[block]], q.scale_scales[block / QUANT_SCALE_BLOCK]);
-  return __fadd_rn(scale, q.scale_mean);
-}
+#include "kernels/cuda/frozen.cuh"
 
 constexpr int PIECE = 8, PIECES = 4; /* elements of a 4-byte load of codes; loads of a thread under way at once */
 
@@ -39,7 +26,7 @@ __global__ void __launch_bounds__(BLOCK) dequantize_kernel(T *out, const quantiz
     if (at >= pieces) break;
     float v[PIECE];
 #pragma unroll
-    for (int k = 0; k < PIECE; k++) v[k] = __fmul_rn(map[codes[p] >> (8 * (k / 2) + (k % 2 ? 0 : 4)) & 15], scales[p]);
+    for (int k = 0; k < PIECE; k++) v[k] = __fmul_rn(map[code_of(codes[p], k)], scales[p]);
     if constexpr (sizeof(T) == 2) {
       store<PIECE>(out, at * PIECE, v);
     } else {
@@ -91,14 +78,6 @@ extern "C" cudaError_t cuda_launch_dequantize(const cuda_context *context, void 
       const __nv_bfloat16 *x = (const __nv_bfloat16 *)matrix->codes + first;
       return each<4>(context, widen<T>{(T *)out, x}, count, count % 4 == 0 && all_aligned(out, x));
     }
-    quantized q = {};
-    q.codes = (const uint8_t *)matrix->codes;
-    q.map = context->maps + (matrix->format == WEIGHT_NF4 ? MAPS_NF4 : MAPS_FP4);
-    q.dynamic_map = context->maps + MAPS_DYNAMIC;
-    q.scales = matrix->scales;
-    q.scale_codes = matrix->double_quantized ? matrix->scale_codes : nullptr;
-    q.scale_scales = matrix->scale_scales;
-    q.scale_mean = matrix->scale_mean;
-    return dequantize(context, (T *)out, q, first, count);
+    return dequantize(context, (T *)out, quantized_of(context, matrix), first, count);
   });
 }

@@ -87,6 +87,18 @@ __device__ inline T block_sum(T x) {
   for (unsigned i = 0; i < blockDim.x / WARP; i++) total += parts[i];
   return total;
 }
+/** The largest of all threads of the block; uses the first 32 words of shared memory. */
+__device__ inline float block_highest(float x) {
+  float *parts = reinterpret_cast<float *>(shared_memory);
+#pragma unroll
+  for (int step = WARP / 2; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, step));
+  __syncthreads();
+  if (threadIdx.x % WARP == 0) parts[threadIdx.x / WARP] = x;
+  __syncthreads();
+  for (unsigned i = 0; i < blockDim.x / WARP; i++) x = fmaxf(x, parts[i]);
+  return x;
+}
+
 constexpr int SHARED_FOR_SUMS = 32 * sizeof(double);
 
 /* ---- the launch -------------------------------------------------------------------------------------------- */

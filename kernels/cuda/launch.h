@@ -51,13 +51,21 @@ CUDA_KERNEL_OPERATIONS(CUDA_LAUNCHER)
 cudaError_t cuda_launch_dequantize(const struct cuda_context *context, void *out, const struct matrix *matrix,
                                    size_t first, size_t count);
 
-/** y = sums + bias + residual, rounded to activations: the end of a product whose sums were left in fp32. */
+/** Rows in E4M3 and their scales [rows] (kernels/fp8.h): of activations [rows, cols], or from row `first` of a matrix on.
+ *  16-byte aligned, cols a multiple of 16. */
+cudaError_t cuda_launch_fp8_activations(const struct cuda_context *context, void *y, float *scales, const void *x,
+                                        int rows, int cols);
+cudaError_t cuda_launch_fp8_weights(const struct cuda_context *context, void *y, float *scales,
+                                    const struct matrix *matrix, int first, int rows);
+
+/** y = sums · scales + bias + residual, rounded to activations: the end of a product whose sums were left in fp32. */
 struct finish_args {
-  void *y;              /**< act [rows, cols] */
-  const float *sums;    /**< [rows, cols] */
-  const float *bias;    /**< [cols] */
-  const void *residual; /**< act [rows, cols] or NULL; may be y */
-  int rows, cols;
+  void *y;                              /**< act [rows, y_stride] */
+  const float *sums;                    /**< [rows, cols] */
+  const float *row_scales, *col_scales; /**< [rows], [cols]; or both NULL: 1 */
+  const float *bias;                    /**< [cols] or NULL */
+  const void *residual;                 /**< act like y, or NULL; may be y */
+  int rows, cols, y_stride;
 };
 cudaError_t cuda_launch_finish(const struct cuda_context *context, const struct finish_args *arguments);
 

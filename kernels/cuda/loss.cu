@@ -1,18 +1,6 @@
 /** Cross entropy and argmax over rows of fp32 logits, a block a row. */
 #include "kernels/cuda/kernel.cuh"
 
-/** Of all threads of the block; uses the first 32 words of shared memory. */
-__device__ static inline float block_highest(float x) {
-  float *parts = reinterpret_cast<float *>(shared_memory);
-#pragma unroll
-  for (int step = WARP / 2; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, step));
-  __syncthreads();
-  if (threadIdx.x % WARP == 0) parts[threadIdx.x / WARP] = x;
-  __syncthreads();
-  for (unsigned i = 0; i < blockDim.x / WARP; i++) x = fmaxf(x, parts[i]);
-  return x;
-}
-
 template <typename T>
 __global__ void __launch_bounds__(BLOCK) cross_entropy_kernel(const cross_entropy_args a, cuda_fault *fault) {
   int t = (int)blockIdx.x, label = a.labels[t];

@@ -182,25 +182,33 @@ extern "C" cudaError_t cuda_launch_mix_backward(const cuda_context *context, con
 template <typename T>
 struct finish {
   T *y;
-  const float *sums, *bias;
+  const float *sums, *row_scales, *col_scales, *bias;
   const T *residual;
-  unsigned cols;
+  unsigned cols, y_stride;
   template <int N>
   __device__ void run(unsigned i) const {
     float v[N], more[N];
-    unsigned column = i % cols;
+    unsigned row = i / cols, column = i % cols;
+    size_t at = (size_t)row * y_stride + column;
     load<N>(v, sums, i);
-    if (residual) load<N>(more, residual, i);
+    if (residual) load<N>(more, residual, at);
 #pragma unroll
-    for (int k = 0; k < N; k++) v[k] += bias[column + k] + (residual ? more[k] : 0.0f);
-    store<N>(y, i, v);
+    for (int k = 0; k < N; k++) {
+      if (row_scales) v[k] *= row_scales[row] * col_scales[column + k];
+      v[k] += (bias ? bias[column + k] : 0.0f) + (residual ? more[k] : 0.0f);
+    }
+    store<N>(y, at, v);
   }
 };
 
 extern "C" cudaError_t cuda_launch_finish(const cuda_context *context, const finish_args *a) {
   return by_act(context, [&]<typename T>(T) {
-    finish<T> f = {(T *)a->y, a->sums, a->bias, (const T *)a->residual, (unsigned)a->cols};
-    return each<4>(context, f, (size_t)a->rows * a->cols, a->cols % 4 == 0 && all_aligned(a->y, a->sums, a->residual));
+    finish<T> f = {(T *)a->y,         a->sums,
+                   a->row_scales,     a->col_scales,
+                   a->bias,           (const T *)a->residual,
+                   (unsigned)a->cols, (unsigned)a->y_stride};
+    bool wide = a->cols % 4 == 0 && a->y_stride % 4 == 0 && all_aligned(a->y, a->sums, a->residual);
+    return each<4>(context, f, (size_t)a->rows * a->cols, wide);
   });
 }
 

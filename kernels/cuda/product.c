@@ -6,23 +6,14 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "kernels/cuda/cublaslt.h"
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/task.h"
 
 static const size_t blas_bytes = CUDA_BLAS_BYTES;
-
-/** C[m, n] = A[m, k] · B[n, k]ᵀ + residual. A matrix "by step" is stored [k, ...]: element (i, s) at s * ld + i. */
-struct task {
-  const void *a, *b, *residual; /**< residual: like C, NULL, or C itself */
-  void *c;
-  int m, n, k, lda, ldb, ldc;
-  bool a_by_step, b_by_step;
-  enum dtype c_type;
-};
 
 /** What an algorithm depends on; bytes between members are zero. */
 struct shape {
   int m, n, k, lda, ldb, ldc;
-  int a_by_step, b_by_step, c_type, adds;
+  int a_by_step, b_by_step, c_type, adds, fp8, scaled;
   uint32_t alignment[4]; /**< of A, B, residual and C, in bytes, at most 16 */
 };
 
@@ -34,23 +25,25 @@ struct kept {
   cublasLtMatmulAlgo_t algorithm;
 };
 
-/** What products in progress use, for each lane. */
-struct workspace {
-  void *weights, *blas;
-  float *sums;
-};
-
 struct cuda_product {
   cublasLtHandle_t handle;
   struct workspace lanes[LANE_COUNT];
-  size_t weight_count, sum_count;
+  size_t weight_count, sum_count, fp8_bytes;
   struct kept *kept; /**< [KEPT], by hash; at most three quarters of it full */
   int kept_count;
 };
 
-static struct workspace *workspace_of(const struct device *device) {
+struct workspace *cuda_workspace_of(const struct device *device) {
   struct cuda_state *state = cuda_state(device);
   return &state->product->lanes[state->lane];
+}
+
+size_t cuda_weight_bytes(const struct device *device) {
+  return device_act_bytes(device, cuda_state(device)->product->weight_count);
+}
+
+size_t cuda_sums(const struct device *device) {
+  return cuda_state(device)->product->sum_count;
 }
 
 static int check_blas(cublasStatus_t status, const char *what) {
@@ -69,12 +62,14 @@ int cuda_product_open(struct device *device, const struct device_options *option
   TRY(memory_array(&p->kept, KEPT, sizeof *p->kept));
   p->weight_count = cuda_weight_count(limits);
   p->sum_count = cuda_sum_count(limits);
+  p->fp8_bytes = cuda_fp8_bytes(limits);
   TRY(check_blas(cublasLtCreate(&p->handle), "start"));
   for (enum lane lane = 0; lane < LANE_COUNT; lane++) {
     struct workspace *w = &p->lanes[lane];
     TRY(device_allocate(device, MEMORY_WORKSPACE, &w->weights, device_act_bytes(device, p->weight_count)));
     TRY(device_allocate(device, MEMORY_WORKSPACE, &w->sums, p->sum_count * sizeof(float)));
     TRY(device_allocate(device, MEMORY_WORKSPACE, &w->blas, blas_bytes));
+    if (limits->fp8) TRY(device_allocate(device, MEMORY_WORKSPACE, &w->fp8, p->fp8_bytes));
   }
   return OK;
 }
@@ -87,6 +82,7 @@ void cuda_product_close(struct device *device) {
     device_release(device, MEMORY_WORKSPACE, &w->weights, device_act_bytes(device, p->weight_count));
     device_release(device, MEMORY_WORKSPACE, &w->sums, p->sum_count * sizeof(float));
     device_release(device, MEMORY_WORKSPACE, &w->blas, blas_bytes);
+    device_release(device, MEMORY_WORKSPACE, &w->fp8, p->fp8_bytes);
   }
   if (p->handle) cublasLtDestroy(p->handle);
   free(p->kept);
@@ -106,13 +102,32 @@ static cudaDataType_t data_type(enum dtype type) {
   return type == DTYPE_BF16 ? CUDA_R_16BF : CUDA_R_32F;
 }
 
-static int describe_matrix(cublasLtMatrixLayoutOpaque_t *layout, enum dtype type, int rows, int steps, bool by_step,
+static int describe_matrix(cublasLtMatrixLayoutOpaque_t *layout, cudaDataType_t type, int rows, int steps, bool by_step,
                            int ld) {
   uint64_t height = (uint64_t)(by_step ? rows : steps), width = (uint64_t)(by_step ? steps : rows);
-  return check_blas(cublasLtMatrixLayoutInit(layout, data_type(type), height, width, ld), "describe a matrix");
+  return check_blas(cublasLtMatrixLayoutInit(layout, type, height, width, ld), "describe a matrix");
+}
+
+/** Each sum is multiplied by its row's scale and its column's; cuBLASLt's first operand is B. */
+static int describe_scales(struct call *call, const struct task *t) {
+  const int32_t mode = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+  const struct {
+    cublasLtMatmulDescAttributes_t mode, pointer;
+    const float *scales;
+  } operands[] = {{CUBLASLT_MATMUL_DESC_A_SCALE_MODE, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, t->b_scales},
+                  {CUBLASLT_MATMUL_DESC_B_SCALE_MODE, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, t->a_scales}};
+  for (int i = 0; i < 2; i++) {
+    const float *scales = operands[i].scales;
+    TRY(check_blas(cublasLtMatmulDescSetAttribute(&call->operation, operands[i].mode, &mode, sizeof mode),
+                   "scale rows"));
+    TRY(check_blas(cublasLtMatmulDescSetAttribute(&call->operation, operands[i].pointer, &scales, sizeof scales),
+                   "scale rows"));
+  }
+  return OK;
 }
 
 static int describe_call(struct call *call, const struct task *t, enum dtype act) {
+  cudaDataType_t type = t->fp8 ? CUDA_R_8F_E4M3 : data_type(act);
   cublasOperation_t first = t->b_by_step ? CUBLAS_OP_N : CUBLAS_OP_T, second = t->a_by_step ? CUBLAS_OP_T : CUBLAS_OP_N;
   memset(call, 0, sizeof *call);
   TRY(check_blas(cublasLtMatmulDescInit(&call->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "describe a product"));
@@ -120,9 +135,10 @@ static int describe_call(struct call *call, const struct task *t, enum dtype act
                  "transpose"));
   TRY(check_blas(cublasLtMatmulDescSetAttribute(&call->operation, CUBLASLT_MATMUL_DESC_TRANSB, &second, sizeof second),
                  "transpose"));
-  TRY(describe_matrix(&call->a, act, t->m, t->k, t->a_by_step, t->lda));
-  TRY(describe_matrix(&call->b, act, t->n, t->k, t->b_by_step, t->ldb));
-  return describe_matrix(&call->c, t->c_type, t->m, t->n, false, t->ldc);
+  if (t->a_scales) TRY(describe_scales(call, t));
+  TRY(describe_matrix(&call->a, type, t->m, t->k, t->a_by_step, t->lda));
+  TRY(describe_matrix(&call->b, type, t->n, t->k, t->b_by_step, t->ldb));
+  return describe_matrix(&call->c, data_type(t->c_type), t->m, t->n, false, t->ldc);
 }
 
 static uint32_t alignment_of(const void *pointer) {
@@ -135,6 +151,7 @@ static struct shape shape_of(const struct task *t) {
   memset(&s, 0, sizeof s);
   s.m = t->m, s.n = t->n, s.k = t->k, s.lda = t->lda, s.ldb = t->ldb, s.ldc = t->ldc;
   s.a_by_step = t->a_by_step, s.b_by_step = t->b_by_step, s.c_type = (int)t->c_type, s.adds = t->residual != NULL;
+  s.fp8 = t->fp8, s.scaled = t->a_scales != NULL;
   s.alignment[0] = alignment_of(t->a), s.alignment[1] = alignment_of(t->b);
   s.alignment[2] = alignment_of(t->residual ? t->residual : t->c), s.alignment[3] = alignment_of(t->c);
   return s;
@@ -240,11 +257,11 @@ static cublasStatus_t multiply(struct device *device, const struct task *t, stru
   const float one = 1, beta = t->residual ? 1 : 0;
   return cublasLtMatmul(cuda_state(device)->product->handle, &call->operation, &one, t->b, &call->b, t->a, &call->a,
                         &beta, t->residual ? t->residual : t->c, &call->c, t->c, &call->c, algorithm,
-                        workspace_of(device)->blas, blas_bytes, cuda_context(device)->stream);
+                        cuda_workspace_of(device)->blas, blas_bytes, cuda_context(device)->stream);
 }
 
 /** With the algorithm of a number of tokens like its own; where that can't do it, with one for exactly this task. */
-static int run(struct device *device, const struct task *t) {
+int cuda_run_task(struct device *device, const struct task *t) {
   struct call call;
   cublasLtMatmulAlgo_t algorithm;
   if (t->m == 0 || t->n == 0) return OK;
@@ -269,7 +286,7 @@ struct frozen_rows {
 
 /** Fills the workspace with rows first .. last of the parts, one below the other. */
 static int dequantize_rows(struct device *device, const struct frozen_rows *rows) {
-  char *weights = workspace_of(device)->weights;
+  char *weights = cuda_workspace_of(device)->weights;
   size_t filled = 0;
   int above = 0;
   for (int i = 0; above < rows->last; above += rows->parts[i++]->rows) {
@@ -311,7 +328,7 @@ static int run_frozen(struct device *device, const struct task *whole, const str
   if (in_place(device, parts, whole->n)) {
     for (int i = 0, above = 0; above < whole->n; above += parts[i++]->rows) {
       struct task part = columns_of(device, whole, parts[i]->codes, above, parts[i]->rows);
-      TRY(run(device, &part));
+      TRY(cuda_run_task(device, &part));
     }
     return OK;
   }
@@ -320,8 +337,8 @@ static int run_frozen(struct device *device, const struct task *whole, const str
   for (int first = 0; first < whole->n; first += most) {
     int count = whole->n - first < most ? whole->n - first : most;
     TRY(dequantize_rows(device, &(struct frozen_rows){parts, first, first + count}));
-    struct task part = columns_of(device, whole, workspace_of(device)->weights, first, count);
-    TRY(run(device, &part));
+    struct task part = columns_of(device, whole, cuda_workspace_of(device)->weights, first, count);
+    TRY(cuda_run_task(device, &part));
   }
   return OK;
 }
@@ -331,7 +348,7 @@ static int run_frozen(struct device *device, const struct task *whole, const str
 static int run_with_bias(struct device *device, const struct task *whole, const struct matrix *const *parts,
                          const float *bias) {
   const struct cuda_product *p = cuda_state(device)->product;
-  float *sums = workspace_of(device)->sums;
+  float *sums = cuda_workspace_of(device)->sums;
   int most = (int)(p->sum_count / (size_t)whole->n);
   if (most == 0) return fail(ERR_INTERNAL, "a product of %d columns: more than its workspace holds", whole->n);
   for (int row = 0; row < whole->m; row += most) {
@@ -340,19 +357,21 @@ static int run_with_bias(struct device *device, const struct task *whole, const 
     part.m = whole->m - row < most ? whole->m - row : most;
     part.a = device_act_at(device, whole->a, (size_t)row * (size_t)whole->lda);
     part.c = sums, part.c_type = DTYPE_F32, part.residual = NULL;
-    TRY(parts ? run_frozen(device, &part, parts) : run(device, &part));
+    TRY(parts ? run_frozen(device, &part, parts) : cuda_run_task(device, &part));
     struct finish_args finish = {.y = device_act_at(device, whole->c, from),
                                  .sums = sums,
                                  .bias = bias,
                                  .residual = whole->residual ? device_act_at(device, whole->residual, from) : NULL,
                                  .rows = part.m,
-                                 .cols = whole->n};
+                                 .cols = whole->n,
+                                 .y_stride = whole->n};
     TRY(cuda_check(cuda_launch_finish(cuda_context(device), &finish), "the end of a product"));
   }
   return OK;
 }
 
 int cuda_frozen_linear(struct device *device, const struct frozen_linear_args *a) {
+  if (cuda_workspace_of(device)->fp8) return cuda_frozen_linear_fp8(device, a);
   int n = 0, k = a->parts[0]->cols;
   for (int i = 0; i < a->part_count; i++) n += a->parts[i]->rows;
   struct task task = {.a = a->x,
@@ -385,18 +404,18 @@ int cuda_frozen_input_grad(struct device *device, const struct frozen_input_grad
   for (int first = 0; first < w->rows; first += most) {
     int count = w->rows - first < most ? w->rows - first : most;
     if (!direct) TRY(dequantize_rows(device, &(struct frozen_rows){&a->weight, first, first + count}));
-    TRY(run(device, &(struct task){.a = device_act_at(device, a->dy, (size_t)first),
-                                   .b = direct ? w->codes : workspace_of(device)->weights,
-                                   .residual = first > 0 ? a->dx : NULL,
-                                   .c = a->dx,
-                                   .m = a->rows,
-                                   .n = w->cols,
-                                   .k = count,
-                                   .lda = w->rows,
-                                   .ldb = w->cols,
-                                   .ldc = w->cols,
-                                   .b_by_step = true,
-                                   .c_type = device->act}));
+    TRY(cuda_run_task(device, &(struct task){.a = device_act_at(device, a->dy, (size_t)first),
+                                             .b = direct ? w->codes : cuda_workspace_of(device)->weights,
+                                             .residual = first > 0 ? a->dx : NULL,
+                                             .c = a->dx,
+                                             .m = a->rows,
+                                             .n = w->cols,
+                                             .k = count,
+                                             .lda = w->rows,
+                                             .ldb = w->cols,
+                                             .ldc = w->cols,
+                                             .b_by_step = true,
+                                             .c_type = device->act}));
   }
   return OK;
 }
@@ -415,22 +434,22 @@ int cuda_linear(struct device *device, const struct linear_args *a) {
                       .ldb = a->k,
                       .ldc = a->n,
                       .c_type = device->act};
-  return a->bias ? run_with_bias(device, &task, NULL, a->bias) : run(device, &task);
+  return a->bias ? run_with_bias(device, &task, NULL, a->bias) : cuda_run_task(device, &task);
 }
 
 int cuda_linear_input_grad(struct device *device, const struct linear_input_grad_args *a) {
-  return run(device, &(struct task){.a = a->dy,
-                                    .b = a->w,
-                                    .residual = a->accumulate ? a->dx : NULL,
-                                    .c = a->dx,
-                                    .m = a->rows,
-                                    .n = a->k,
-                                    .k = a->n,
-                                    .lda = a->n,
-                                    .ldb = a->k,
-                                    .ldc = a->k,
-                                    .b_by_step = true,
-                                    .c_type = device->act});
+  return cuda_run_task(device, &(struct task){.a = a->dy,
+                                              .b = a->w,
+                                              .residual = a->accumulate ? a->dx : NULL,
+                                              .c = a->dx,
+                                              .m = a->rows,
+                                              .n = a->k,
+                                              .k = a->n,
+                                              .lda = a->n,
+                                              .ldb = a->k,
+                                              .ldc = a->k,
+                                              .b_by_step = true,
+                                              .c_type = device->act});
 }
 
 int cuda_linear_weight_grad(struct device *device, const struct linear_weight_grad_args *a) {
@@ -438,18 +457,18 @@ int cuda_linear_weight_grad(struct device *device, const struct linear_weight_gr
     TRY(device_zero(device, a->dw, (size_t)a->n * (size_t)a->k * sizeof(float)));
     return a->dbias ? device_zero(device, a->dbias, (size_t)a->n * sizeof(float)) : OK;
   }
-  TRY(run(device, &(struct task){.a = a->dy,
-                                 .b = a->x,
-                                 .c = a->dw,
-                                 .m = a->n,
-                                 .n = a->k,
-                                 .k = a->rows,
-                                 .lda = a->n,
-                                 .ldb = a->k,
-                                 .ldc = a->k,
-                                 .a_by_step = true,
-                                 .b_by_step = true,
-                                 .c_type = DTYPE_F32}));
+  TRY(cuda_run_task(device, &(struct task){.a = a->dy,
+                                           .b = a->x,
+                                           .c = a->dw,
+                                           .m = a->n,
+                                           .n = a->k,
+                                           .k = a->rows,
+                                           .lda = a->n,
+                                           .ldb = a->k,
+                                           .ldc = a->k,
+                                           .a_by_step = true,
+                                           .b_by_step = true,
+                                           .c_type = DTYPE_F32}));
   if (!a->dbias) return OK;
   return cuda_check(cuda_launch_column_sums(cuda_context(device), a->dbias, a->dy, a->rows, a->n), "sums of columns");
 }

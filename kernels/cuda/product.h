@@ -18,6 +18,8 @@ int cuda_product_open(struct device *device, const struct device_options *option
 void cuda_product_close(struct device *device);
 
 int cuda_frozen_linear(struct device *device, const struct frozen_linear_args *arguments);
+/** The same in 8-bit floats (kernels/fp8.h). ERR_INPUT when the rows of all parts, or the columns, are no multiple of 16. */
+int cuda_frozen_linear_fp8(struct device *device, const struct frozen_linear_args *arguments);
 int cuda_frozen_logits(struct device *device, const struct frozen_logits_args *arguments);
 int cuda_frozen_input_grad(struct device *device, const struct frozen_input_grad_args *arguments);
 int cuda_linear(struct device *device, const struct linear_args *arguments);

@@ -33,8 +33,20 @@ static inline size_t cuda_sum_count(const struct device_limits *limits) {
 }
 #define CUDA_BLAS_BYTES ((size_t)32 << 20)
 
+enum { CUDA_FP8_WEIGHT_ROWS = 65536 }; /**< whose scales a lane holds: so many are multiplied at a time */
+
 static inline size_t cuda_piece(size_t bytes) {
   return (bytes + CUDA_ALIGNMENT - 1) / CUDA_ALIGNMENT * CUDA_ALIGNMENT;
+}
+
+/** Pieces of a lane's workspace for products in 8-bit floats. */
+static inline size_t cuda_fp8_input_bytes(const struct device_limits *limits) {
+  return cuda_piece((size_t)limits->rows * (size_t)limits->widest_input);
+}
+static inline size_t cuda_fp8_bytes(const struct device_limits *limits) {
+  if (!limits->fp8) return 0;
+  return cuda_fp8_input_bytes(limits) + cuda_piece((size_t)limits->rows * sizeof(float)) +
+         CUDA_FP8_WEIGHT_ROWS * sizeof(float);
 }
 
 /** All of it: the code books once; of each lane a fault, partial sums, attention's deltas, and what products use. */
@@ -42,8 +54,8 @@ static inline size_t cuda_workspace_bytes(const struct device_limits *limits, en
   size_t deltas = (size_t)limits->rows * (size_t)limits->side_hidden;
   size_t kernels = cuda_piece(4 * sizeof(int32_t)) + cuda_piece(SUM_SIZE * sizeof(float)) +
                    cuda_piece(SQUARE_BLOCKS * sizeof(double)) + cuda_piece(deltas * sizeof(float));
-  size_t products =
-      cuda_weight_count(limits) * dtype_size(act) + cuda_sum_count(limits) * sizeof(float) + CUDA_BLAS_BYTES;
+  size_t products = cuda_weight_count(limits) * dtype_size(act) + cuda_sum_count(limits) * sizeof(float) +
+                    CUDA_BLAS_BYTES + cuda_fp8_bytes(limits);
   return cuda_piece(MAPS_SIZE * sizeof(float)) + LANE_COUNT * (kernels + products);
 }
 

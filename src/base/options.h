@@ -21,7 +21,6 @@ enum command {
   COMMAND_INSPECT,
   COMMAND_REPORT,
   COMMAND_TAPS,
-  COMMAND_CALIBRATE,
   COMMAND_PLAN,
   COMMAND_COUNT
 };
@@ -44,8 +43,6 @@ struct options {
   /* side network */
   int64_t reduction_factor, rank, side_heads; /**< side_heads 0: the backbone's */
   char *downsample, *mix, *init;
-  char *directions;
-  int64_t calibration_tokens;
   /* training */
   int64_t steps; /**< 0: by epochs */
   double epochs;
@@ -76,7 +73,7 @@ struct options {
   double label_share;
   bool sweep;
   /* machine */
-  char *device, *cpu_isa, *act;
+  char *device, *cpu_isa, *act, *backbone_compute; /**< backbone_compute: bf16 | fp8 */
   int64_t pipeline_stages;
   char *reduction; /**< exact | fast | fast-bf16 */
   bool shard_optimizer, recompute;

@@ -1,4 +1,5 @@
 /* The products of kernels/cuda/product.c on the host: op(A) · op(B) + beta · C in fp32, one sum after the other. */
+#include <cmath>
 #include <cstring>
 #include <cublasLt.h>
 #include <memory>
@@ -18,6 +19,8 @@ struct layout {
 };
 struct product {
   uint64_t magic, first, second; /**< whether an operand is transposed */
+  const float *scales[2];        /**< of the rows of the result, and its columns; or NULL */
+  uint64_t by_rows[2];
 };
 
 template <typename T, typename Opaque>
@@ -33,11 +36,22 @@ bool sound(const layout &l) {
 }
 
 size_t bytes_of(const layout &l) {
-  return (((size_t)l.cols - 1) * (size_t)l.ld + l.rows) * (l.type == CUDA_R_16BF ? 2 : 4);
+  return (((size_t)l.cols - 1) * (size_t)l.ld + l.rows) * (l.type == CUDA_R_8F_E4M3 ? 1
+                                                           : l.type == CUDA_R_16BF  ? 2
+                                                                                    : 4);
+}
+
+/** E4M3: sign, 4 bits of exponent (bias 7), 3 of fraction; the largest pattern is NaN. */
+float from_e4m3(uint8_t bits) {
+  int exponent = bits >> 3 & 15, fraction = bits & 7;
+  float size = exponent ? ldexpf((float)(8 + fraction), exponent - 10) : ldexpf((float)fraction, -9);
+  if ((bits & 0x7f) == 0x7f) size = NAN;
+  return bits & 0x80 ? -size : size;
 }
 
 float element(const void *data, const layout &l, size_t row, size_t col) {
   size_t at = col * (size_t)l.ld + row;
+  if (l.type == CUDA_R_8F_E4M3) return from_e4m3(((const uint8_t *)data)[at]);
   return l.type == CUDA_R_16BF ? __bfloat162float(((const __nv_bfloat16 *)data)[at]) : ((const float *)data)[at];
 }
 
@@ -56,6 +70,7 @@ struct task {
   float alpha, beta;
   const void *from_a, *from_b, *from_c;
   void *to;
+  const float *row_scales, *col_scales;
 };
 
 /** out[s * rows + i] = op(A)[i, s] */
@@ -86,6 +101,7 @@ void multiply(const task &t) {
       }
       for (size_t i = 0; i < count; i++) {
         float old = t.beta != 0 ? t.beta * element(t.from_c, t.d, begin + i, j) : 0.0f;
+        if (t.row_scales) sums[i] *= t.row_scales[begin + i] * t.col_scales[j];
         set_element(t.to, t.d, begin + i, j, t.alpha * sums[i] + old);
       }
     }
@@ -107,6 +123,15 @@ bool fits(const task &t) {
   size_t rows = t.first ? t.a.cols : t.a.rows, steps = t.first ? t.a.rows : t.a.cols;
   size_t cols = t.second ? t.b.rows : t.b.cols, others = t.second ? t.b.cols : t.b.rows;
   return rows == t.d.rows && cols == t.d.cols && steps == others && t.a.type == t.b.type;
+}
+
+/** E4M3: the first operand transposed, the second not, rows and steps multiples of 16 bytes, scales for both or none. */
+bool fits_8_bits(const task &t, const product &p) {
+  bool scaled = p.scales[0] || p.scales[1];
+  if (t.a.type != CUDA_R_8F_E4M3) return !scaled;
+  bool both = p.scales[0] && p.scales[1] && p.by_rows[0] && p.by_rows[1];
+  return t.first && !t.second && t.a.rows % 16 == 0 && t.a.cols % 16 == 0 && t.a.ld % 16 == 0 && t.b.ld % 16 == 0 &&
+         (!scaled || both);
 }
 
 }  // namespace
@@ -135,7 +160,7 @@ cublasStatus_t cublasLtMatrixLayoutInit(cublasLtMatrixLayout_t opaque, cudaDataT
 }
 
 cublasStatus_t cublasLtMatmulDescInit(cublasLtMatmulDesc_t desc, cublasComputeType_t compute, cudaDataType_t scale) {
-  product p = {PRODUCT, 0, 0};
+  product p = {PRODUCT, 0, 0, {}, {}};
   memcpy(desc, &p, sizeof p);
   return compute == CUBLAS_COMPUTE_32F && scale == CUDA_R_32F ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
 }
@@ -143,10 +168,22 @@ cublasStatus_t cublasLtMatmulDescInit(cublasLtMatmulDesc_t desc, cublasComputeTy
 cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t attribute,
                                               const void *value, size_t size) {
   product p = read<product>(desc);
-  cublasOperation_t operation;
-  if (p.magic != PRODUCT || size != sizeof operation) return CUBLAS_STATUS_INVALID_VALUE;
-  memcpy(&operation, value, sizeof operation);
-  (attribute == CUBLASLT_MATMUL_DESC_TRANSA ? p.first : p.second) = operation == CUBLAS_OP_T;
+  struct {
+    cublasLtMatmulDescAttributes_t attribute;
+    void *to;
+    size_t size;
+  } places[] = {{CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &p.scales[0], sizeof(void *)},
+                {CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &p.scales[1], sizeof(void *)},
+                {CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &p.by_rows[0], sizeof(int32_t)},
+                {CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &p.by_rows[1], sizeof(int32_t)},
+                {CUBLASLT_MATMUL_DESC_TRANSA, &p.first, sizeof(cublasOperation_t)},
+                {CUBLASLT_MATMUL_DESC_TRANSB, &p.second, sizeof(cublasOperation_t)}};
+  if (p.magic != PRODUCT) return CUBLAS_STATUS_INVALID_VALUE;
+  for (const auto &place : places)
+    if (place.attribute == attribute) {
+      if (size != place.size) return CUBLAS_STATUS_INVALID_VALUE;
+      memcpy(place.to, value, size);
+    }
   memcpy(desc, &p, sizeof p);
   return CUBLAS_STATUS_SUCCESS;
 }
@@ -172,11 +209,12 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
                                               cublasLtMatmulPreference_t preference, int most,
                                               cublasLtMatmulHeuristicResult_t *results, int *count) {
   product p = read<product>(desc);
-  task t = {read<layout>(a), read<layout>(b), read<layout>(d), p.first != 0, p.second != 0, 1, 0, {}, {}, {}, {}};
+  task t = {
+      read<layout>(a), read<layout>(b), read<layout>(d), p.first != 0, p.second != 0, 1, 0, {}, {}, {}, {}, {}, {}};
   layout lc = read<layout>(c);
   *count = 0;
   if (!handle || p.magic != PRODUCT || read<uint64_t>(preference) != WISHES || most < 1 || !sound(t.a) || !sound(t.b) ||
-      !sound(t.d) || !sound(lc) || !fits(t))
+      !sound(t.d) || !sound(lc) || !fits(t) || !fits_8_bits(t, p))
     return CUBLAS_STATUS_INVALID_VALUE;
   *results = cublasLtMatmulHeuristicResult_t{};
   remember(&results->algo, t);
@@ -189,14 +227,17 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
                               const void *c, cublasLtMatrixLayout_t lc, void *d, cublasLtMatrixLayout_t ld,
                               const cublasLtMatmulAlgo_t *algo, void *workspace, size_t size, cudaStream_t stream) {
   product p = read<product>(desc);
-  task t = {read<layout>(la), read<layout>(lb), read<layout>(ld), p.first != 0, p.second != 0, 0, 0, a, b, c, d};
+  task t = {read<layout>(la), read<layout>(lb), read<layout>(ld), p.first != 0, p.second != 0, 0, 0, a, b, c, d,
+            p.scales[0],      p.scales[1]};
   memcpy(&t.alpha, alpha, sizeof t.alpha);
   memcpy(&t.beta, beta, sizeof t.beta);
-  if (!handle || algo->data[0] != CHOSEN || !fits(t) || memcmp(lc, ld, sizeof(layout)) != 0)
+  if (!handle || algo->data[0] != CHOSEN || !fits(t) || !fits_8_bits(t, p) || memcmp(lc, ld, sizeof(layout)) != 0)
     return CUBLAS_STATUS_INVALID_VALUE;
   if (!suits(algo, t)) return CUBLAS_STATUS_NOT_SUPPORTED;
   bool there = host_on_device(a, bytes_of(t.a), "first operand") &&
                host_on_device(b, bytes_of(t.b), "second operand") && host_on_device(d, bytes_of(t.d), "product") &&
+               (!p.scales[0] || host_on_device(p.scales[0], t.d.rows * sizeof(float), "scales of rows")) &&
+               (!p.scales[1] || host_on_device(p.scales[1], t.d.cols * sizeof(float), "scales of columns")) &&
                (t.beta == 0 || host_on_device(c, bytes_of(t.d), "C")) && host_on_device(workspace, size, "workspace");
   if (!there) return CUBLAS_STATUS_INVALID_VALUE;
   host_enqueue(stream, [t] {

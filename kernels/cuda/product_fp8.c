@@ -1,0 +1,112 @@
+/* Products in 8-bit floats: both operands are rounded into the workspace, as many rows of the weights at a time as it holds. On
+ * Hopper cuBLASLt scales rows and columns itself; elsewhere, and with a bias, sums are left in fp32 and scaled at the end. */
+#include "base/error.h"
+#include "kernels/cuda/product.h"
+#include "kernels/cuda/task.h"
+
+/** cuBLASLt's kernels for E4M3 want whole 16 bytes of every row. */
+static const int GRAIN = 16;
+
+struct operands {
+  uint8_t *inputs;
+  float *input_scales, *weight_scales;
+};
+
+static struct operands operands_of(const struct device *device) {
+  const struct device_limits *limits = &cuda_state(device)->limits;
+  uint8_t *inputs = cuda_workspace_of(device)->fp8;
+  float *input_scales = (float *)(void *)(inputs + cuda_fp8_input_bytes(limits));
+  return (struct operands){inputs, input_scales, input_scales + cuda_piece((size_t)limits->rows * sizeof(float)) / 4};
+}
+
+static int check(const struct device *device, const struct frozen_linear_args *a, int n) {
+  const struct device_limits *limits = &cuda_state(device)->limits;
+  if (a->rows > limits->rows || a->parts[0]->cols > limits->widest_input)
+    return fail(ERR_INTERNAL, "an fp8 product of %d rows of %d: more than the limits at opening", a->rows,
+                a->parts[0]->cols);
+  if (n % GRAIN == 0 && a->parts[0]->cols % GRAIN == 0) return OK;
+  return fail(ERR_INPUT,
+              "--backbone-compute fp8: weights of %d x %d are not multiples of %d, which GPUs multiply: use bf16", n,
+              a->parts[0]->cols, GRAIN);
+}
+
+/** Rows first .. last of the parts, one below the other. */
+static int round_weights(struct device *device, const struct frozen_linear_args *a, float *scales, int first,
+                         int last) {
+  uint8_t *to = cuda_workspace_of(device)->weights;
+  for (int i = 0, above = 0; above < last; above += a->parts[i++]->rows) {
+    const struct matrix *part = a->parts[i];
+    int from = first > above ? first - above : 0, end = last - above < part->rows ? last - above : part->rows;
+    if (from >= end) continue;
+    TRY(cuda_check(cuda_launch_fp8_weights(cuda_context(device), to, scales, part, from, end - from),
+                   "rounding to fp8"));
+    to += (size_t)(end - from) * (size_t)part->cols, scales += end - from;
+  }
+  return OK;
+}
+
+/** y from column `first` on, as many rows at a time as the workspace holds sums of. */
+static int run_through_sums(struct device *device, const struct task *whole, const float *bias, const float *row_scales,
+                            const float *col_scales) {
+  float *sums = cuda_workspace_of(device)->sums;
+  int most = (int)(cuda_sums(device) / (size_t)whole->n);
+  if (most == 0) return fail(ERR_INTERNAL, "a product of %d columns: more than its workspace holds", whole->n);
+  for (int row = 0; row < whole->m; row += most) {
+    struct task part = *whole;
+    size_t at = (size_t)row * (size_t)whole->ldc;
+    part.m = whole->m - row < most ? whole->m - row : most;
+    part.a = (const uint8_t *)whole->a + (size_t)row * (size_t)whole->lda;
+    part.c = sums, part.c_type = DTYPE_F32, part.ldc = whole->n, part.residual = NULL;
+    TRY(cuda_run_task(device, &part));
+    struct finish_args finish = {.y = device_act_at(device, whole->c, at),
+                                 .sums = sums,
+                                 .row_scales = row_scales + row,
+                                 .col_scales = col_scales,
+                                 .bias = bias,
+                                 .residual = whole->residual ? device_act_at(device, whole->residual, at) : NULL,
+                                 .rows = part.m,
+                                 .cols = whole->n,
+                                 .y_stride = whole->ldc};
+    TRY(cuda_check(cuda_launch_finish(cuda_context(device), &finish), "the end of a product"));
+  }
+  return OK;
+}
+
+/** Columns first .. first + count of y. */
+static int run_columns(struct device *device, const struct frozen_linear_args *a, const struct operands *o, int first,
+                       int count, int all) {
+  int k = a->parts[0]->cols;
+  struct task task = {.a = o->inputs,
+                      .b = cuda_workspace_of(device)->weights,
+                      .residual = a->residual ? device_act_at(device, a->residual, (size_t)first) : NULL,
+                      .c = device_act_at(device, a->y, (size_t)first),
+                      .m = a->rows,
+                      .n = count,
+                      .k = k,
+                      .lda = k,
+                      .ldb = k,
+                      .ldc = all,
+                      .fp8 = true,
+                      .c_type = device->act};
+  TRY(round_weights(device, a, o->weight_scales, first, first + count));
+  if (a->bias || !cuda_state(device)->scales_rows)
+    return run_through_sums(device, &task, a->bias ? a->bias + first : NULL, o->input_scales, o->weight_scales);
+  task.a_scales = o->input_scales, task.b_scales = o->weight_scales;
+  return cuda_run_task(device, &task);
+}
+
+int cuda_frozen_linear_fp8(struct device *device, const struct frozen_linear_args *a) {
+  struct operands operands = operands_of(device);
+  int n = 0, k = a->parts[0]->cols;
+  for (int i = 0; i < a->part_count; i++) n += a->parts[i]->rows;
+  TRY(check(device, a, n));
+  size_t fit = cuda_weight_bytes(device) / (size_t)k;
+  int most = (int)(fit < CUDA_FP8_WEIGHT_ROWS ? fit : CUDA_FP8_WEIGHT_ROWS) / GRAIN * GRAIN;
+  if (most == 0) return fail(ERR_INTERNAL, "weights of %d columns: more than the workspace holds", k);
+  TRY(cuda_check(
+      cuda_launch_fp8_activations(cuda_context(device), operands.inputs, operands.input_scales, a->x, a->rows, k),
+      "rounding to fp8"));
+  for (int first = 0; first < n; first += most)
+    TRY(run_columns(device, a, &operands, first, n - first < most ? n - first : most, n));
+  return OK;
+}
