@@ -25,6 +25,7 @@ static struct token_file data;
 static const struct tap_format format = {.backbone = "none",
                                          .data = "none",
                                          .kind = "hidden",
+                                         .directions = "-",
                                          .layers = LAYERS,
                                          .hidden = HIDDEN,
                                          .cols = HIDDEN,

@@ -2,12 +2,14 @@
  * becomes a status with MPI's text. Every call is a nonblocking one that is waited for with a deadline. */
 #include "comm/mpi.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "base/error.h"
 #include "base/memory.h"
 #include "comm/backends.h"
+#include "comm/lifeline.h"
 
 enum { MESSAGE_TAG = 1 };
 
@@ -105,6 +107,7 @@ static void mpi_close(struct comm *comm) {
     MPI_Comm_free(&state->handle);
   } else if (started) {
     if (state) end_together(comm);
+    lifeline_close();
     mpi_watch_close();
     MPI_Finalize();
   }
@@ -137,6 +140,15 @@ static int find_neighbours(struct comm *comm) {
   return OK;
 }
 
+/* Slurm's messages call a node by Slurm's name for it, and so do ours there. */
+static void name_host(struct comm *comm) {
+  const char *node = getenv("SLURMD_NODENAME");
+  if (node)
+    snprintf(comm->host, sizeof comm->host, "%s", node);
+  else
+    gethostname(comm->host, sizeof comm->host - 1);
+}
+
 /** A communicator around `handle`, which it owns from now on. */
 static int open_handle(struct comm *comm, MPI_Comm handle) {
   struct mpi_state *state;
@@ -146,7 +158,7 @@ static int open_handle(struct comm *comm, MPI_Comm handle) {
   MPI_Comm_set_errhandler(handle, MPI_ERRORS_RETURN);
   MPI_Comm_rank(handle, &comm->rank);
   MPI_Comm_size(handle, &comm->size);
-  gethostname(comm->host, sizeof comm->host - 1);
+  name_host(comm);
   return find_neighbours(comm);
 }
 
@@ -175,5 +187,6 @@ int comm_mpi_open(struct comm **out) {
   if (provided < MPI_THREAD_FUNNELED) return fail(ERR_SYSTEM, "this MPI was built without support of threads");
   TRY(open_handle(*out, MPI_COMM_WORLD));
   (*out)->world_rank = (*out)->rank;
-  return mpi_watch_open(*out);
+  TRY(mpi_watch_open(*out));
+  return lifeline_open(*out, mpi_handle(*out));
 }

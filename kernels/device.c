@@ -12,36 +12,38 @@
 #endif
 #include "kernels/null/null.h"
 
-/* The devices of this program, and those it knows but was built without. "auto" is the last one that this machine has. */
+/* The devices of this program, with what tells one piece of their hardware from another where no two ranks may share it;
+ * and those that it knows but was built without. "auto" is the last one that this machine has. */
 #ifdef QST_CUDA
-#define DEVICES_PRESENT(X) X(cpu) X(null) X(cuda)
+#define DEVICES_PRESENT(X) X(cpu, NULL) X(null, NULL) X(cuda, cuda_identify)
 #define DEVICES_ABSENT(X)
 #else
-#define DEVICES_PRESENT(X) X(cpu) X(null)
-#define DEVICES_ABSENT(X)  X(cuda)
+#define DEVICES_PRESENT(X) X(cpu, NULL) X(null, NULL)
+#define DEVICES_ABSENT(X)  X(cuda, NULL)
 #endif
 
 struct backend {
   const char *name;
   int (*open)(struct device *device, const struct device_options *options);
   bool (*present)(void);
+  int (*identify)(int local_rank, char identity[DEVICE_IDENTITY]); /**< NULL: ranks may share it */
 };
 
-#define BACKEND(kind) {.name = #kind, .open = kind##_open, .present = kind##_present},
+#define BACKEND(kind, how) {.name = #kind, .open = kind##_open, .present = kind##_present, .identify = how},
 static const struct backend backends[] = {DEVICES_PRESENT(BACKEND)};
 #undef BACKEND
 
 enum { BACKENDS = sizeof(backends) / sizeof(backends[0]) };
 
 const char *device_list(void) {
-#define LIST(name) ", " #name
+#define LIST(name, how) ", " #name
   static const char list[] = DEVICES_PRESENT(LIST);
 #undef LIST
   return list + strlen(", ");
 }
 
 static int refuse_name(const char *name) {
-#define NAME(name) #name,
+#define NAME(name, how) #name,
   static const char *const absent[] = {DEVICES_ABSENT(NAME) NULL};
   static const char *const present[] = {"auto", DEVICES_PRESENT(NAME) NULL};
 #undef NAME
@@ -75,6 +77,13 @@ int device_open(struct device **out, const struct device_options *options) {
   }
   *out = device;
   return OK;
+}
+
+int device_identify(const char *name, int local_rank, char identity[DEVICE_IDENTITY]) {
+  const struct backend *backend = find_backend(name);
+  memset(identity, 0, DEVICE_IDENTITY);
+  if (!backend) return refuse_name(name);
+  return backend->identify ? backend->identify(local_rank, identity) : OK;
 }
 
 void device_close(struct device **device) {

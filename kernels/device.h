@@ -454,6 +454,10 @@ struct device_options {
  *  sees a GPU, else cpu. */
 int device_open(struct device **out, const struct device_options *options);
 void device_close(struct device **device);
+
+enum { DEVICE_IDENTITY = 64 };
+/** Which hardware device_open() would take, without opening it: its PCI address and UUID; "" where ranks may share it. */
+int device_identify(const char *name, int local_rank, char identity[DEVICE_IDENTITY]);
 /** "cpu" and what else is compiled in, separated by ", ". */
 const char *device_list(void);
 

@@ -4,7 +4,8 @@
 #
 #   QST_MPI           how srun starts ranks: pmix (the default), pmi2, or whatever `srun --mpi=list` offers
 #   QST_RANKS         of the job's tasks use so many only (all)
-#   QST_RETRY_AFTER   seconds; a job that lost a rank later than this after its start is queued again (300)
+#   QST_RETRY_AFTER   seconds; a job that lost a rank later than this after its start is queued again (300) …
+#   QST_RETRIES       … unless it was queued so often before (20)
 set -uo pipefail
 : "${SLURM_JOB_ID:?start this from a batch script: see slurm/README.md}"
 # shellcheck disable=SC1091
@@ -40,7 +41,10 @@ if [[ $ended ]]; then
 fi
 if ((status == 75)); then requeue "stopped with a checkpoint"; fi
 if ((status > 128 || status == 3)); then
-  if ((SECONDS >= ${QST_RETRY_AFTER:-300})); then requeue "a rank was lost (status $status)"; fi
-  say "a rank was lost (status $status) within ${QST_RETRY_AFTER:-300} s of the start, so it is not queued again"
+  if ((SECONDS < ${QST_RETRY_AFTER:-300})); then
+    say "a rank was lost (status $status) within ${QST_RETRY_AFTER:-300} s of the start, so it is not queued again"
+  elif ((${SLURM_RESTART_COUNT:-0} < ${QST_RETRIES:-20})); then
+    requeue "a rank was lost (status $status)"
+  fi
 fi
 exit "$status"

@@ -59,7 +59,7 @@ cleanup:
 
 static int load_side(struct engine *engine, struct checkpoint *source) {
   struct side *side = &engine->side;
-  struct side_buffers buffers = {.begin = side->begin, .size = side->size};
+  struct side_buffers buffers = {.frozen = side->frozen, .begin = side->begin, .size = side->size};
   TRY(memory_array(&buffers.flat, side->size, sizeof *buffers.flat));
   int status = side_source_read(source, &side->layout, &buffers);
   if (status == OK) status = side_upload(side, buffers.flat);
@@ -105,7 +105,8 @@ static int open_source(struct engine *engine, const struct options *options, con
   enum tap_kind kind = engine->has_side ? side_tap_kind(shape) : TAPS_HIDDEN;
   int cols = engine->has_side ? side_tap_cols(shape) : config->hidden;
   if (plan->use == ENGINE_TAPS) TRY(side_taps_choose(config, options, &kind, &cols));
-  return tap_source_open(&engine->source, &engine->backbone, kind, cols, slots);
+  TRY(tap_source_open(&engine->source, &engine->backbone, kind, cols, slots));
+  return engine->side.frozen ? tap_source_project(&engine->source, engine->side.frozen) : OK;
 }
 
 static size_t sums_bytes(const struct engine *engine) {
@@ -131,7 +132,7 @@ static int open_sums(struct engine *engine, const struct engine_plan *plan) {
 static int open_buffers(struct engine *engine, const struct options *options, const struct engine_plan *plan,
                         const struct pipeline *order) {
   struct side *side = engine->has_side ? &engine->side : NULL;
-  bool scores = stage_ends(&engine->stage) && plan->use != ENGINE_TAPS;
+  bool scores = stage_ends(&engine->stage) && plan->use != ENGINE_TAPS && plan->use != ENGINE_CALIBRATE;
   if (scores) TRY(head_open(&engine->head, &engine->backbone, side, engine->capacity));
   TRY(open_source(engine, options, plan, order->slots));
   TRY(open_sums(engine, plan));

@@ -13,7 +13,7 @@
 #include "io/checkpoint.h"
 #include "lanes.h"
 
-enum engine_use { ENGINE_TRAIN, ENGINE_EVALUATE, ENGINE_GENERATE, ENGINE_TAPS };
+enum engine_use { ENGINE_TRAIN, ENGINE_EVALUATE, ENGINE_GENERATE, ENGINE_TAPS, ENGINE_CALIBRATE };
 
 /** What all ranks add up once a step: int64 on the device, in this order; the squares are doubles, of which all ranks but
  *  one have zero. */

@@ -89,13 +89,12 @@ static const float *mix_weight(const struct side *side) {
 int head_forward(struct head *head, const struct micro_batch *batch, const struct taps *taps, const void *s) {
   if (batch->label_count > head->capacity)
     return fail(ERR_INTERNAL, "%d label rows in a head for %d", batch->label_count, head->capacity);
-  head->normed = taps->normed;
-  head->y = head->side ? head->mixed : head->normed;
+  head->y = head->side ? head->mixed : taps->normed;
   if (!head->side) return OK;
   TRY(side_output(head, batch, s));
   const struct side_shape *shape = &head->side->layout.shape;
   return device_mix(head->device, &(struct mix_args){.y = head->mixed,
-                                                     .h = head->normed,
+                                                     .h = taps->normed,
                                                      .side = head->lifted,
                                                      .weight = mix_weight(head->side),
                                                      .kind = shape->mix,
@@ -155,14 +154,14 @@ static int loss_backward(struct head *head, const struct micro_batch *batch, str
   return OK;
 }
 
-static int mix_backward(struct head *head, int rows) {
+static int mix_backward(struct head *head, const struct taps *taps, int rows) {
   struct side *side = head->side;
   int64_t weight = side->layout.mix;
   return device_mix_backward(
       head->device, &(struct mix_backward_args){.dside = head->dy,
                                                 .dweight = weight == SIDE_ABSENT ? NULL : side_gradient(side, weight),
                                                 .dy = head->dy,
-                                                .h = head->normed,
+                                                .h = taps->normed,
                                                 .side = head->lifted,
                                                 .weight = mix_weight(side),
                                                 .kind = side->layout.shape.mix,
@@ -200,11 +199,12 @@ static int upsample_backward(struct head *head, int rows) {
                                                                  .cols = width});
 }
 
-int head_backward(struct head *head, const struct micro_batch *batch, void *ds, struct gradient_sums *sums) {
+int head_backward(struct head *head, const struct micro_batch *batch, const struct taps *taps, void *ds,
+                  struct gradient_sums *sums) {
   struct side *side = head->side;
   int width = side->layout.shape.width;
   TRY(loss_backward(head, batch, sums));
-  TRY(mix_backward(head, batch->label_count));
+  TRY(mix_backward(head, taps, batch->label_count));
   TRY(upsample_backward(head, batch->label_count));
   TRY(side_collect(side, side->layout.final_norm, (int64_t)side->layout.size, sums));
   return device_copy_rows(head->device, &(struct copy_rows_args){.y = ds,

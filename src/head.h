@@ -19,8 +19,7 @@ struct head {
   struct side *side; /**< NULL: the backbone alone, y = norm(h_L) */
   int capacity;
   /* act [capacity, hidden] */
-  const void *normed; /**< norm_backbone(h_L) of the label rows: the taps' */
-  const void *y;      /**< `mixed`, or `normed` without a side network */
+  const void *y;      /**< `mixed`, or the taps' normed without a side network */
   void *lifted;       /**< U · norm_side(s) + b */
   void *mixed;        /**< mix of the two */
   void *dy;           /**< gradient of y; training only */
@@ -47,6 +46,7 @@ int head_loss(struct head *head, const struct micro_batch *batch, struct gradien
 
 /** head_loss(), and the gradients of the sum: those of mix, U, b and norm_side are added to `sums`, that of s_L goes to
  *  ds, act [rows, width], zero on rows without a label. */
-int head_backward(struct head *head, const struct micro_batch *batch, void *ds, struct gradient_sums *sums);
+int head_backward(struct head *head, const struct micro_batch *batch, const struct taps *taps, void *ds,
+                  struct gradient_sums *sums);
 
 #endif

@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/memory.h"
 
 /* ---- messages ------------------------------------------------------------------------------------------- */
@@ -120,6 +121,23 @@ int lanes_add(struct lanes *lanes, const struct work *work) {
   return OK;
 }
 
+/* ---- tasks that repeat ----------------------------------------------------------------------------------- */
+
+/* All host numbers that the operations of a task depend on: equal keys are equal work (kernels/device.h). */
+static uint64_t task_key(const struct lanes *lanes, enum pipeline_task task, int64_t i, bool backward) {
+  const struct micro_batch *batch = &lanes->slots[i % lanes->order.slots].batch;
+  const int32_t facts[] = {(int32_t)task,
+                           (int32_t)(i % lanes->order.slots),
+                           (int32_t)(i % lanes->order.frames),
+                           batch->rows,
+                           batch->label_count,
+                           batch->segments.count,
+                           batch->segments.max_queries,
+                           batch->segments.max_keys,
+                           backward};
+  return hash_number(facts, sizeof facts);
+}
+
 /* ---- the backbone lane ---------------------------------------------------------------------------------- */
 
 static struct slot *slot_of(const struct lanes *lanes, int64_t i) {
@@ -168,18 +186,29 @@ static int leave_slot(struct lanes *lanes, int64_t i, bool live) {
   return device_record(lanes->device, slot->filled);
 }
 
-/* One layer of the backbone; or all taps, where the store has them. */
+static int run_backbone(struct lanes *lanes, int64_t i, int index) {
+  struct slot *slot = slot_of(lanes, i);
+  bool replayed;
+  slot->taps = tap_source_view(lanes->source, index);
+  TRY(device_task_begin(lanes->device, task_key(lanes, TASK_TAPS, i, false), &replayed));
+  if (!replayed) TRY(tap_source_run(lanes->source, index, &slot->batch, NULL, &slot->taps));
+  return device_task_end(lanes->device);
+}
+
+/* One layer of the backbone, or all of them where both lanes run at a time; or all taps, where the store has them. */
 static int fill_slot(struct lanes *lanes, int64_t i, bool *filled) {
   struct slot *slot = slot_of(lanes, i);
   const struct work *work = work_at(lanes, i);
   int index = (int)(i % lanes->order.slots);
-  bool live = is_live(lanes, work);
+  bool live = is_live(lanes, work), whole = !live || lanes->device->lanes_overlap;
   if (lanes->layer == 0) TRY(enter_slot(lanes, slot, work));
-  if (live)
-    TRY(tap_source_layer(lanes->source, index, &slot->batch, lanes->layer++, &slot->taps));
-  else
+  if (!live)
     TRY(tap_store_run(lanes->store, index, &slot->batch, work->rows, work->count, &slot->taps));
-  *filled = !live || lanes->layer == stage_depth(&lanes->source->backbone->stage);
+  else if (whole)
+    TRY(run_backbone(lanes, i, index));
+  else
+    TRY(tap_source_layer(lanes->source, index, &slot->batch, lanes->layer++, &slot->taps));
+  *filled = whole || lanes->layer == stage_depth(&lanes->source->backbone->stage);
   return *filled ? leave_slot(lanes, i, live) : OK;
 }
 
@@ -198,11 +227,9 @@ static int make_taps(struct lanes *lanes, bool *ran) {
   if (lanes->layer == 0) TRY(may_enter_slot(lanes, ran));
   if (!*ran) return OK;
   bool filled;
-  int status;
   double begin = clock_seconds();
   TRY(device_use_lane(lanes->device, LANE_BACKBONE));
-  do status = fill_slot(lanes, lanes->counts.taps, &filled);
-  while (status == OK && !filled && lanes->device->lanes_overlap);
+  int status = fill_slot(lanes, lanes->counts.taps, &filled);
   TRY(device_use_lane(lanes->device, LANE_SIDE));
   TRY(status);
   trace_add(lanes->trace, LANE_BACKBONE, "taps", lanes->counts.taps, begin, clock_seconds());
@@ -245,6 +272,16 @@ static int forward_ready(struct lanes *lanes, int64_t i, bool *ready) {
   return link_ready(&lanes->ds_out, messages->ds_out, ready);
 }
 
+/* Side network and head; the loss where no backward pass will find it. */
+static int run_forward(struct lanes *lanes, int64_t i, bool backward) {
+  struct slot *slot = slot_of(lanes, i);
+  struct side_frame *frame = frame_of(lanes, i);
+  if (frame) TRY(side_forward(lanes->side, frame, &slot->batch, &slot->taps, NULL));
+  if (!lanes->head) return OK;
+  TRY(head_forward(lanes->head, &slot->batch, &slot->taps, frame ? frame->s_out : NULL));
+  return backward ? OK : head_loss(lanes->head, &slot->batch, lanes->sums);
+}
+
 static int forward(struct lanes *lanes, int64_t i, bool backward) {
   struct slot *slot = slot_of(lanes, i);
   struct side_frame *frame = frame_of(lanes, i);
@@ -253,13 +290,15 @@ static int forward(struct lanes *lanes, int64_t i, bool backward) {
   TRY(link_wait(&lanes->s_out, &messages->s_out));
   TRY(link_wait(&lanes->ds_out, &messages->ds_out));
   TRY(link_wait(&lanes->s_in, &messages->s_in));
-  if (frame) TRY(side_forward(lanes->side, frame, &slot->batch, &slot->taps, NULL));
-  if (lanes->head) TRY(head_forward(lanes->head, &slot->batch, &slot->taps, frame ? frame->s_out : NULL));
+  bool replayed;
+  TRY(device_task_begin(lanes->device, task_key(lanes, TASK_FORWARD, i, backward), &replayed));
+  if (!replayed) TRY(run_forward(lanes, i, backward));
+  TRY(device_task_end(lanes->device));
   if (frame && has_next(lanes))
     TRY(link_start(&lanes->s_out, &messages->s_out, frame->s_out, s_bytes(lanes, &slot->batch)));
   if (backward && has_next(lanes))
     return link_start(&lanes->ds_in, &messages->ds_in, frame->ds, s_bytes(lanes, &slot->batch));
-  return lanes->head && !backward ? head_loss(lanes->head, &slot->batch, lanes->sums) : OK;
+  return OK;
 }
 
 static int head_collected(const struct lanes *lanes, const struct side_listener *listener) {
@@ -267,16 +306,26 @@ static int head_collected(const struct lanes *lanes, const struct side_listener 
   return listener ? listener->collected(listener->context, layout->final_norm, (int64_t)layout->size) : OK;
 }
 
+static int run_backward(struct lanes *lanes, int64_t i, const struct side_listener *listener) {
+  struct slot *slot = slot_of(lanes, i);
+  struct side_frame *frame = frame_of(lanes, i);
+  if (lanes->head) {
+    TRY(head_backward(lanes->head, &slot->batch, &slot->taps, frame->ds, lanes->sums));
+    TRY(head_collected(lanes, listener));
+  }
+  return side_backward(lanes->side, frame, &slot->batch, &slot->taps, lanes->sums, listener);
+}
+
+/* What a listener does is not the device's, so only passes without one repeat. */
 static int backward(struct lanes *lanes, int64_t i, const struct side_listener *listener) {
   struct slot *slot = slot_of(lanes, i);
   struct side_frame *frame = frame_of(lanes, i);
   struct frame_messages *messages = messages_of(lanes, i);
   TRY(link_wait(&lanes->ds_in, &messages->ds_in));
-  if (lanes->head) {
-    TRY(head_backward(lanes->head, &slot->batch, frame->ds, lanes->sums));
-    TRY(head_collected(lanes, listener));
-  }
-  TRY(side_backward(lanes->side, frame, &slot->batch, &slot->taps, lanes->sums, listener));
+  bool replayed = false;
+  if (!listener) TRY(device_task_begin(lanes->device, task_key(lanes, TASK_BACKWARD, i, true), &replayed));
+  if (!replayed) TRY(run_backward(lanes, i, listener));
+  if (!listener) TRY(device_task_end(lanes->device));
   return has_previous(lanes) ? link_start(&lanes->ds_out, &messages->ds_out, frame->ds, s_bytes(lanes, &slot->batch))
                              : OK;
 }

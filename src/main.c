@@ -7,15 +7,16 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/options.h"
+#include "claim_device.h"
 #include "comm/comm.h"
 #include "commands/commands.h"
 #include "signals.h"
 
 static int (*const commands[COMMAND_COUNT])(const struct options *, struct comm *) = {
-    [COMMAND_QUANTIZE] = command_quantize, [COMMAND_TOKENIZE] = command_tokenize, [COMMAND_TRAIN] = command_train,
-    [COMMAND_EVAL] = command_eval,         [COMMAND_GENERATE] = command_generate, [COMMAND_EXPORT] = command_export,
-    [COMMAND_INSPECT] = command_inspect,   [COMMAND_REPORT] = command_report,     [COMMAND_TAPS] = command_taps,
-    [COMMAND_PLAN] = command_plan,
+    [COMMAND_QUANTIZE] = command_quantize,   [COMMAND_TOKENIZE] = command_tokenize, [COMMAND_TRAIN] = command_train,
+    [COMMAND_EVAL] = command_eval,           [COMMAND_GENERATE] = command_generate, [COMMAND_EXPORT] = command_export,
+    [COMMAND_INSPECT] = command_inspect,     [COMMAND_REPORT] = command_report,     [COMMAND_TAPS] = command_taps,
+    [COMMAND_CALIBRATE] = command_calibrate, [COMMAND_PLAN] = command_plan,
 };
 
 /* What was printed must have arrived: a full disk shows itself only here. */
@@ -33,7 +34,8 @@ static int parse_and_run(int count, char **words, struct options *options, struc
   } else if (status == OK) {
     log_setup(comm->rank, options->quiet);
     comm->timeout = options->comm_timeout;
-    status = commands[options->command](options, comm);
+    status = options->device ? claim_device(options, comm) : OK;
+    if (status == OK) status = commands[options->command](options, comm);
   }
   buffer_free(&text);
   return status == OK ? flush_output() : status;

@@ -23,14 +23,16 @@ static int check_ranks(const struct plan_request *request) {
   return fail(ERR_USAGE, "%d ranks do not divide into %d stages", ranks, request->stages);
 }
 
-int plan_rehearse(const struct plan_request *request, struct rehearsal **out) {
+int plan_rehearse(const struct plan_request *request, int replicas, struct rehearsal **out) {
   TRY(check_ranks(request));
   TRY(memory_array(out, (size_t)request->stages, sizeof **out));
-  struct rehearsal_place place = {.hardware = &request->machine.hardware,
-                                  .data = request->data,
-                                  .longest = request->longest,
-                                  .stages = request->stages,
-                                  .replicas = plan_ranks(request) / request->stages};
+  struct rehearsal_place place = {
+      .hardware = &request->machine.hardware,
+      .data = request->data,
+      .longest = request->longest,
+      .stages = request->stages,
+      .replicas = replicas,
+      .shards = request->options->shard_optimizer ? plan_ranks(request) / request->stages : 1};
   int status = OK;
   for (place.stage = 0; status == OK && place.stage < request->stages; place.stage++)
     status = rehearse(request->options, &place, &(*out)[place.stage]);
@@ -146,14 +148,14 @@ static int time_step(const struct plan_request *request, const struct rehearsal 
 static void describe_run(const struct plan_request *request, const struct rehearsal *first, struct plan *plan) {
   const struct options *options = request->options;
   const struct hardware *hardware = &request->machine.hardware;
-  double places = options->steps > 0 ? (double)(options->steps * options->global_batch)
-                                     : ceil(options->epochs * (double)request->rows);
-  plan->steps = (int64_t)ceil(places / (double)options->global_batch);
-  plan->step_tokens = first->tokens;
-  plan->label_tokens = first->label_tokens;
-  plan->tokens_per_second = (double)first->tokens / plan->step;
-  plan->seconds = plan->step * places / (double)options->global_batch;
-  plan->of_peak = first->model_flops / plan->step / (hardware->matrix_bf16 * plan_ranks(request));
+  double growth = request->growth > 0 ? request->growth : 1, rows = (double)options->global_batch * growth;
+  double places = options->steps > 0 ? (double)options->steps * rows : ceil(options->epochs * (double)request->rows);
+  plan->steps = (int64_t)ceil(places / rows);
+  plan->step_tokens = (int64_t)((double)first->tokens * growth);
+  plan->label_tokens = (int64_t)((double)first->label_tokens * growth);
+  plan->tokens_per_second = (double)first->tokens * growth / plan->step;
+  plan->seconds = plan->step * places / rows;
+  plan->of_peak = first->model_flops * growth / plan->step / (hardware->matrix_bf16 * plan_ranks(request));
   plan->usable = hardware->is_gpu ? hardware->memory - RESERVED : hardware->memory;
   plan->fits = true;
   for (int p = 0; p < plan->stages; p++)
@@ -164,7 +166,8 @@ int plan_combine(const struct plan_request *request, const struct rehearsal *reh
   *out = (struct plan){.stages = request->stages, .replicas = plan_ranks(request) / request->stages};
   TRY(check_ranks(request));
   TRY(memory_array(&out->stage, (size_t)out->stages, sizeof *out->stage));
-  out->micro_batches = (int)((rehearsals[0].step_micro_batches + out->replicas - 1) / out->replicas);
+  double growth = request->growth > 0 ? request->growth : 1;
+  out->micro_batches = (int)ceil((double)rehearsals[0].step_micro_batches * growth / out->replicas - 1e-9);
   for (int p = 0; p < out->stages; p++) describe_stage(request, &rehearsals[p], out, p, &out->stage[p]);
   int status = time_step(request, rehearsals, out);
   if (status == OK) describe_run(request, rehearsals, out);
@@ -175,7 +178,7 @@ int plan_combine(const struct plan_request *request, const struct rehearsal *reh
 int plan_make(const struct plan_request *request, struct plan *out) {
   struct rehearsal *rehearsals = NULL;
   *out = (struct plan){0};
-  TRY(plan_rehearse(request, &rehearsals));
+  TRY(plan_rehearse(request, plan_ranks(request) / request->stages, &rehearsals));
   int status = plan_combine(request, rehearsals, out);
   plan_forget(&rehearsals, request->stages);
   return status;

@@ -24,6 +24,7 @@ struct plan_request {
   const struct token_file *data; /**< at least one step's rows */
   int longest;                   /**< tokens of the longest of them */
   int64_t rows;                  /**< of an epoch */
+  double growth;                 /**< of the step over the rows of the options; 0: none */
 };
 
 /** A rank of one stage. Seconds and bytes are of a step. */
@@ -55,8 +56,8 @@ struct plan {
 int plan_make(const struct plan_request *request, struct plan *out);
 void plan_free(struct plan *plan);
 
-/** The stages' rehearsals, and plans made of them for other numbers of ranks and steps: plan_make() in two. */
-int plan_rehearse(const struct plan_request *request, struct rehearsal **out);
+/** plan_make() in two: the stages' rehearsals, of a step that `replicas` share, and what follows from them. */
+int plan_rehearse(const struct plan_request *request, int replicas, struct rehearsal **out);
 int plan_combine(const struct plan_request *request, const struct rehearsal *rehearsals, struct plan *out);
 void plan_forget(struct rehearsal **rehearsals, int stages);
 

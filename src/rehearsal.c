@@ -60,7 +60,7 @@ static int open_run(struct stage_run *run, const struct options *options, const 
                                         .positions = place->longest,
                                         .label_share = (double)data->label_tokens / (double)data->total,
                                         .hardware = place->hardware}));
-  TRY(optimizer_open(&run->optimizer, &engine->side, options, 0, options->shard_optimizer ? place->replicas : 1));
+  TRY(optimizer_open(&run->optimizer, &engine->side, options, 0, place->shards));
   TRY(reduction_open(&run->reduction, &engine->side, &engine->sums, NULL, options->reduction));
   return plan_first_step(run, options, place->data, place->replicas);
 }
@@ -103,7 +103,7 @@ static int run_micro_batch(struct stage_run *run, const struct token_file *data,
   TRY(side_forward(&engine->side, frame, &slot->batch, &slot->taps, NULL));
   if (engine->lanes.head) TRY(head_forward(&engine->head, &slot->batch, &slot->taps, frame->s_out));
   task->forward = take_seconds(device, &out->flops);
-  if (engine->lanes.head) TRY(head_backward(&engine->head, &slot->batch, frame->ds, &engine->sums));
+  if (engine->lanes.head) TRY(head_backward(&engine->head, &slot->batch, &slot->taps, frame->ds, &engine->sums));
   TRY(side_backward(&engine->side, frame, &slot->batch, &slot->taps, &engine->sums, NULL));
   task->backward = take_seconds(device, &out->flops);
   return OK;

@@ -20,7 +20,9 @@ struct rehearsal_place {
   const struct hardware *hardware;
   const struct token_file *data; /**< at least the rows of a step */
   int longest;                   /**< tokens of its longest row */
-  int stage, stages, replicas;
+  int stage, stages;
+  int replicas; /**< that share the micro-batches */
+  int shards;   /**< replicas that share the optimizer's state; 1: none does */
 };
 
 struct rehearsal {

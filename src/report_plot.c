@@ -144,7 +144,8 @@ static int spawn_and_wait(char *const *words, FILE *in, FILE *out, FILE *errors,
 }
 
 /* The script goes in and the picture comes out through unnamed temporary files, so that no pipe can fill up. */
-static int run_gnuplot(const struct buffer *script, bool *drawn, struct buffer *out) {
+int plot_script(const struct buffer *script, bool *drawn, struct buffer *out) {
+  *drawn = false;
   char *words[] = {"gnuplot", "-d", "-", NULL}; /* -d: not the user's own settings */
   FILE *in = tmpfile(), *picture = tmpfile(), *errors = tmpfile();
   struct buffer complaint = {0};
@@ -177,7 +178,7 @@ int report_plot(const struct report_run *runs, int count, enum picture kind, boo
   struct buffer script = {0};
   int status = print_script(runs, count, kind, &script);
   *drawn = false;
-  if (status == OK) status = run_gnuplot(&script, drawn, out);
+  if (status == OK) status = plot_script(&script, drawn, out);
   buffer_free(&script);
   return status;
 }

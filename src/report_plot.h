@@ -20,4 +20,7 @@ enum picture { PICTURE_SVG, PICTURE_PNG };
  *  with gnuplot's first line of complaint when it fails. */
 int report_plot(const struct report_run *runs, int count, enum picture kind, bool *drawn, struct buffer *out);
 
+/** What gnuplot makes of a script; *drawn as above. */
+int plot_script(const struct buffer *script, bool *drawn, struct buffer *out);
+
 #endif

@@ -34,7 +34,8 @@ static int open_staging(struct run_state *run) {
   run->all.m = run->all.flat + run->all.size;
   run->all.v = run->all.m + run->all.size;
   run->own = part_of(&run->all, side->begin, side->size);
-  TRY(memory_array(&run->views, (size_t)side->layout.count, sizeof *run->views));
+  run->all.frozen = run->own.frozen = side->frozen;
+  TRY(memory_array(&run->views, (size_t)side_tensor_count(&side->layout), sizeof *run->views));
   side_layout_views(&side->layout, &run->all, run->views);
   return OK;
 }
@@ -120,6 +121,7 @@ cleanup:
 static int initialize(struct run_state *run) {
   const struct side_layout *layout = &run->optimizer->side->layout;
   const char *from = run->options->init;
+  run->fresh = !from;
   if (!from) {
     side_layout_initialize(layout, (uint64_t)run->options->seed, &run->own);
     return upload(run);
@@ -127,7 +129,8 @@ static int initialize(struct run_state *run) {
   struct checkpoint *source;
   TRY(checkpoint_open(&source, from));
   int status = side_source_check_backbone(source, from, run->state.backbone);
-  struct side_buffers parameters = {.flat = run->own.flat, .begin = run->own.begin, .size = run->own.size};
+  struct side_buffers parameters = {
+      .flat = run->own.flat, .frozen = run->own.frozen, .begin = run->own.begin, .size = run->own.size};
   if (status == OK) status = fail_at(side_source_read(source, layout, &parameters), "--init");
   if (status == OK) status = upload(run);
   checkpoint_close(&source);
@@ -230,7 +233,7 @@ int run_state_save(struct run_state *run, int64_t step) {
   TRY(gather_moments(run));
   TRY(gather(run));
   run->state.step = step;
-  return comm_agree(
-      comm,
-      comm->rank > 0 ? OK : run_folder_save(&run->folder, &run->state, run->views, run->optimizer->side->layout.count));
+  return comm_agree(comm, comm->rank > 0 ? OK
+                                         : run_folder_save(&run->folder, &run->state, run->views,
+                                                           side_tensor_count(&run->optimizer->side->layout)));
 }

@@ -16,6 +16,7 @@ struct run_state {
   struct optimizer *optimizer;
   const struct options *options;
   const struct grid *grid;
+  bool fresh;              /**< started from the seed: no file has given it parameters */
   struct side_buffers own; /**< host staging of this rank's stage */
   struct side_buffers
       all; /**< of the whole side network, on rank 0, which has `own` in it; elsewhere the same as own */

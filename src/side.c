@@ -95,6 +95,8 @@ static int reduce(struct side *side, const struct side_layer_layout *at, struct 
       break;
     case DOWNSAMPLE_LINEAR:
       return multiply(side, down->reduced, h, at->adapter_a, rows, shape->width, shape->hidden, SIDE_ABSENT, NULL);
+    case DOWNSAMPLE_PCA:
+      return multiply(side, down->reduced, h, at->adapter_b, rows, shape->width, shape->rank, SIDE_ABSENT, NULL);
     case DOWNSAMPLE_MAXPOOL:
     case DOWNSAMPLE_AVGPOOL:
       return OK;
@@ -125,6 +127,8 @@ static int down_forward(struct side *side, int l, struct down_activations *down,
 static int reduce_backward(struct side *side, const struct side_layer_layout *at, const struct down_activations *down,
                            const void *h, const void *d, int rows) {
   const struct side_shape *shape = &side->layout.shape;
+  if (shape->downsample == DOWNSAMPLE_PCA)
+    return multiply_backward(side, NULL, d, h, at->adapter_b, rows, shape->width, shape->rank, SIDE_ABSENT);
   if (at->adapter_a == SIDE_ABSENT) return OK; /* pooling has no weights */
   if (shape->downsample == DOWNSAMPLE_LINEAR)
     return multiply_backward(side, NULL, d, h, at->adapter_a, rows, shape->width, shape->hidden, SIDE_ABSENT);

@@ -8,7 +8,7 @@
  *   s_l = v_l + SwiGLU_l(RMSNorm(v_l))                                        l = 1 … L
  *
  *   D(h) = LayerNorm(B · swish(A · h)) for adapter; lora leaves out the swish, linear is LayerNorm(W · h), maxpool and
- *   avgpool are LayerNorm(pool(h)): every variant ends in the same trained LayerNorm, which brings the residual
+ *   avgpool are LayerNorm(pool(h)), pca LayerNorm(B · t) of the principal components t of h (principal.h): every variant ends in the same trained LayerNorm, which brings the residual
  *   stream's scale, growing from layer to layer, back to one.
  *
  * All activations are act [rows, …] with T = rows of the micro-batch. Gradients stop at the taps.
@@ -73,6 +73,7 @@ struct side {
   bool training, recompute;
   /* parameters of the stage, by the layout from `begin` on */
   size_t begin, size; /**< floats */
+  float *frozen;      /**< host: the pca directions of all layers (struct side_buffers); NULL but for pca */
   float *master;      /**< fp32 [size] */
   void *weights;      /**< act copies, what matrices are multiplied with */
   float *gradient;    /**< fp32 scratch; training only */

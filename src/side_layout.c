@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/random.h"
+#include "principal.h"
 
 /* ---- shape ---------------------------------------------------------------------------------------------- */
 
@@ -37,7 +38,7 @@ static int check_reduction(const struct model_config *backbone, int heads, int r
               backbone->hidden, reduction, heads, nearest);
 }
 
-static const char *const downsample_names[] = {"adapter", "lora", "linear", "maxpool", "avgpool", NULL};
+static const char *const downsample_names[] = {"adapter", "lora", "linear", "maxpool", "avgpool", "pca", NULL};
 static const char *const mix_names[] = {"alpha", "gate", "residual", NULL};
 
 static int choose(const char *option, const char *word, const char *const *names, int *out) {
@@ -49,6 +50,12 @@ static int choose(const char *option, const char *word, const char *const *names
   return fail(ERR_USAGE, "%s '%s' is unknown", option, word ? word : "");
 }
 
+static int check_rank(const struct model_config *backbone, const struct options *options) {
+  if (options->rank <= backbone->hidden) return OK;
+  return fail(ERR_USAGE, "--rank %lld: hidden states of size %d have no more directions than that",
+              (long long)options->rank, backbone->hidden);
+}
+
 int side_shape_make(struct side_shape *shape, const struct model_config *backbone, const struct options *options) {
   int heads = options->side_heads > 0 ? (int)options->side_heads : backbone->heads;
   int reduction = (int)options->reduction_factor;
@@ -57,6 +64,7 @@ int side_shape_make(struct side_shape *shape, const struct model_config *backbon
   int width = backbone->hidden / reduction, downsample = 0, mix = 0;
   TRY(choose("--downsample", options->downsample, downsample_names, &downsample));
   TRY(choose("--mix", options->mix, mix_names, &mix));
+  if (downsample == DOWNSAMPLE_PCA) TRY(check_rank(backbone, options));
   *shape = (struct side_shape){.layers = backbone->layers,
                                .hidden = backbone->hidden,
                                .width = width,
@@ -79,8 +87,11 @@ int side_taps_choose(const struct model_config *backbone, const struct options *
   TRY(choose("--downsample", options->downsample, downsample_names, &downsample));
   if (backbone->hidden % reduction != 0)
     return fail(ERR_USAGE, "--reduction-factor %d does not divide the hidden size %d", reduction, backbone->hidden);
-  struct side_shape shape = {
-      .hidden = backbone->hidden, .width = backbone->hidden / reduction, .downsample = (enum downsample)downsample};
+  if (downsample == DOWNSAMPLE_PCA) TRY(check_rank(backbone, options));
+  struct side_shape shape = {.hidden = backbone->hidden,
+                             .width = backbone->hidden / reduction,
+                             .rank = (int)options->rank,
+                             .downsample = (enum downsample)downsample};
   *kind = side_tap_kind(&shape);
   *cols = side_tap_cols(&shape);
   return OK;
@@ -88,7 +99,7 @@ int side_taps_choose(const struct model_config *backbone, const struct options *
 
 /* ---- layout --------------------------------------------------------------------------------------------- */
 
-enum { TENSORS_PER_LAYER = 17, TENSORS_OF_THE_HEAD = 4, GROUP_ALIGNMENT = 64 };
+enum { TENSORS_PER_LAYER = 19, TENSORS_OF_THE_HEAD = 4, GROUP_ALIGNMENT = 64 };
 
 /* Appends a tensor; `grouped` ones follow the one before without a gap. Returns its offset. */
 static int64_t add(struct side_layout *layout, const char *name, int64_t rows, int64_t cols, bool grouped) {
@@ -118,6 +129,8 @@ static void add_downsample(struct side_layout *layout, int l) {
     at->adapter_b = add_of_layer(layout, "model.downsample.%d.adapter_B.weight", l, s->width, s->rank, false);
   } else if (s->downsample == DOWNSAMPLE_LINEAR) {
     at->adapter_a = add_of_layer(layout, "model.downsample.%d.linear.weight", l, s->width, s->hidden, false);
+  } else if (s->downsample == DOWNSAMPLE_PCA) {
+    at->adapter_b = add_of_layer(layout, "model.downsample.%d.adapter_B.weight", l, s->width, s->rank, false);
   }
   at->down_norm_w = add_of_layer(layout, "model.downsample.%d.post_layer_norm.weight", l, s->width, 0, false);
   at->down_norm_b = add_of_layer(layout, "model.downsample.%d.post_layer_norm.bias", l, s->width, 0, false);
@@ -160,6 +173,20 @@ static void add_head(struct side_layout *layout) {
   if (s->mix == MIX_GATE) layout->mix = add(layout, "lm_head_z", s->hidden, 0, false);
 }
 
+/* The directions and shifts of a module, as principal_solve() writes them; not trained, so not among the counted. */
+static void add_frozen(struct side_layout *layout) {
+  const struct side_shape *s = &layout->shape;
+  for (int l = 0; l < s->layers; l++) {
+    size_t offset = (size_t)l * principal_floats(s->hidden, s->rank);
+    struct side_tensor *weight = &layout->tensors[layout->count + layout->frozen_count++];
+    struct side_tensor *bias = &layout->tensors[layout->count + layout->frozen_count++];
+    *weight = (struct side_tensor){.rows = s->rank, .cols = s->hidden, .offset = offset};
+    *bias = (struct side_tensor){.rows = s->rank, .offset = offset + side_tensor_size(weight)};
+    snprintf(weight->name, sizeof weight->name, "model.downsample.%d.principal.weight", l);
+    snprintf(bias->name, sizeof bias->name, "model.downsample.%d.principal.bias", l);
+  }
+}
+
 int side_layout_open(struct side_layout *layout, const struct side_shape *shape) {
   *layout = (struct side_layout){.shape = *shape};
   size_t most = (size_t)shape->layers * TENSORS_PER_LAYER + TENSORS_OF_THE_HEAD;
@@ -171,6 +198,7 @@ int side_layout_open(struct side_layout *layout, const struct side_shape *shape)
     add_feed_forward(layout, l);
   }
   add_head(layout);
+  if (shape->downsample == DOWNSAMPLE_PCA) add_frozen(layout);
   layout->size = (layout->size + GROUP_ALIGNMENT - 1) / GROUP_ALIGNMENT * GROUP_ALIGNMENT;
   return OK;
 }
@@ -220,10 +248,11 @@ void side_layout_initialize(const struct side_layout *layout, uint64_t seed, con
 
 void side_layout_views(const struct side_layout *layout, const struct side_buffers *buffers,
                        struct named_tensor *views) {
-  for (int i = 0; i < layout->count; i++) {
+  for (int i = 0; i < side_tensor_count(layout); i++) {
     const struct side_tensor *tensor = &layout->tensors[i];
     views[i] = (struct named_tensor){.name = tensor->name, .rows = tensor->rows, .cols = tensor->cols};
-    if (!holds(buffers, tensor)) continue;
+    if (i >= layout->count && buffers->frozen) views[i].data = buffers->frozen + tensor->offset;
+    if (i >= layout->count || !holds(buffers, tensor)) continue;
     size_t at = tensor->offset - buffers->begin;
     views[i].data = buffers->flat + at;
     if (buffers->m) views[i].m = buffers->m + at;

@@ -16,16 +16,24 @@
 #include "kernels/device.h"
 #include "stage.h"
 
-enum downsample { DOWNSAMPLE_ADAPTER, DOWNSAMPLE_LORA, DOWNSAMPLE_LINEAR, DOWNSAMPLE_MAXPOOL, DOWNSAMPLE_AVGPOOL };
+enum downsample {
+  DOWNSAMPLE_ADAPTER,
+  DOWNSAMPLE_LORA,
+  DOWNSAMPLE_LINEAR,
+  DOWNSAMPLE_MAXPOOL,
+  DOWNSAMPLE_AVGPOOL,
+  DOWNSAMPLE_PCA
+};
 
-/** What a side network reads of a hidden state: all of it, or what its gradient-free downsample makes of it. */
-enum tap_kind { TAPS_HIDDEN, TAPS_MAXPOOL, TAPS_AVGPOOL };
+/** What a side network reads of a hidden state: all of it, or what its gradient-free downsample (of pca: that half of it)
+ *  makes of it. */
+enum tap_kind { TAPS_HIDDEN, TAPS_MAXPOOL, TAPS_AVGPOOL, TAPS_PCA };
 
 /** d hidden size of the backbone, width = d / r, head_dim = width / heads. */
 struct side_shape {
   int layers, hidden, width, reduction;
   int heads, kv_heads, head_dim, feed_forward;
-  int rank; /**< k of adapter and lora */
+  int rank; /**< k of adapter, lora and pca */
   enum downsample downsample;
   enum mix_kind mix;
   bool attention_bias;
@@ -40,10 +48,12 @@ static inline int side_qkv(const struct side_shape *shape) {
 static inline enum tap_kind side_tap_kind(const struct side_shape *shape) {
   return shape->downsample == DOWNSAMPLE_MAXPOOL   ? TAPS_MAXPOOL
          : shape->downsample == DOWNSAMPLE_AVGPOOL ? TAPS_AVGPOOL
+         : shape->downsample == DOWNSAMPLE_PCA     ? TAPS_PCA
                                                    : TAPS_HIDDEN;
 }
 static inline int side_tap_cols(const struct side_shape *shape) {
-  return side_tap_kind(shape) == TAPS_HIDDEN ? shape->hidden : shape->width;
+  enum tap_kind kind = side_tap_kind(shape);
+  return kind == TAPS_HIDDEN ? shape->hidden : kind == TAPS_PCA ? shape->rank : shape->width;
 }
 
 /** Key/value heads: the backbone's number with its heads, otherwise the same number of queries a key where that divides.
@@ -74,10 +84,11 @@ struct side_layout {
   struct side_shape shape;
   struct side_layer_layout *layers; /**< [shape.layers] */
   int64_t final_norm, upsample, upsample_bias, mix;
-  struct side_tensor *tensors; /**< [count], ascending offsets */
-  int count;
-  size_t size;       /**< floats of the flat buffer, the gaps between tensors included */
-  size_t parameters; /**< trained numbers */
+  struct side_tensor *tensors; /**< [count + frozen_count], ascending offsets; the frozen ones last */
+  int count;                   /**< trained */
+  int frozen_count;            /**< of pca: directions of each module; their offsets count in a buffer of their own */
+  size_t size;                 /**< floats of the flat buffer, the gaps between tensors included */
+  size_t parameters;           /**< trained numbers */
 };
 
 int side_layout_open(struct side_layout *layout, const struct side_shape *shape);
@@ -86,7 +97,7 @@ void side_layout_close(struct side_layout *layout);
 /** The span of a layer's tensors; those of its downsample module come first, then the gate. */
 static inline int64_t side_layer_begin(const struct side_layout *layout, int l) {
   const struct side_layer_layout *at = &layout->layers[l];
-  return at->adapter_a != SIDE_ABSENT ? at->adapter_a : at->down_norm_w;
+  return at->adapter_a != SIDE_ABSENT ? at->adapter_a : at->adapter_b != SIDE_ABSENT ? at->adapter_b : at->down_norm_w;
 }
 static inline int64_t side_layer_end(const struct side_layout *layout, int l) {
   return l + 1 < layout->shape.layers ? side_layer_begin(layout, l + 1) : layout->final_norm;
@@ -95,6 +106,9 @@ static inline int64_t side_layer_end(const struct side_layout *layout, int l) {
 /** The part of the flat buffer that a stage holds: the tensors of its layers, on the last stage also the head's. */
 void side_layout_span(const struct side_layout *layout, const struct stage *stage, size_t *begin, size_t *size);
 
+static inline int side_tensor_count(const struct side_layout *layout) {
+  return layout->count + layout->frozen_count;
+}
 static inline size_t side_tensor_size(const struct side_tensor *tensor) {
   return (size_t)tensor->rows * (size_t)(tensor->cols ? tensor->cols : 1);
 }
@@ -102,6 +116,7 @@ static inline size_t side_tensor_size(const struct side_tensor *tensor) {
 /** Flat host buffers of the numbers from `begin` on; m and v may be NULL. */
 struct side_buffers {
   float *flat, *m, *v; /**< [size] */
+  float *frozen;       /**< [layers][principal_floats(hidden, rank)] of all layers; NULL but for pca */
   size_t begin, size;
 };
 
@@ -109,7 +124,8 @@ struct side_buffers {
  *  MIX_RESIDUAL), norms 1, biases 0, gates 0.5, mix weight 1. Depends on the seed and the tensor alone. */
 void side_layout_initialize(const struct side_layout *layout, uint64_t seed, const struct side_buffers *buffers);
 
-/** Views of all tensors, as checkpoints want them; those outside of the buffers get no data. views: [layout->count]. */
+/** Views of all tensors, as checkpoints want them; those outside of the buffers get no data.
+ *  views: [side_tensor_count(layout)]. */
 void side_layout_views(const struct side_layout *layout, const struct side_buffers *buffers,
                        struct named_tensor *views);
 

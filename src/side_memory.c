@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "principal.h"
 #include "side.h"
 
 /* Walks over the block; with block = NULL it only measures. */
@@ -26,12 +27,17 @@ static float *cut_float(struct cutter *cutter, const struct side *side, int cols
   return cut(cutter, (size_t)side->capacity * (size_t)cols * sizeof(float));
 }
 
+static bool is_pooled(const struct side_shape *shape) {
+  enum tap_kind kind = side_tap_kind(shape);
+  return kind == TAPS_MAXPOOL || kind == TAPS_AVGPOOL;
+}
+
 static void cut_down(struct cutter *cutter, const struct side *side, struct down_activations *down) {
   const struct side_shape *shape = &side->layout.shape;
   bool low_rank = shape->downsample == DOWNSAMPLE_ADAPTER || shape->downsample == DOWNSAMPLE_LORA;
   down->low = low_rank ? cut_act(cutter, side, shape->rank) : NULL;
   down->activated = shape->downsample == DOWNSAMPLE_ADAPTER ? cut_act(cutter, side, shape->rank) : down->low;
-  down->reduced = side_tap_kind(shape) == TAPS_HIDDEN ? cut_act(cutter, side, shape->width) : NULL;
+  down->reduced = is_pooled(shape) ? NULL : cut_act(cutter, side, shape->width);
   down->mean = cut_float(cutter, side, 1);
   down->rstd = cut_float(cutter, side, 1);
   down->out = cut_act(cutter, side, shape->width);
@@ -106,6 +112,9 @@ int side_open(struct side *side, struct device *device, const struct model_confi
                         .recompute = use->recompute,
                         .frame_count = use->frames};
   TRY(side_layout_open(&side->layout, shape));
+  if (shape->downsample == DOWNSAMPLE_PCA)
+    TRY(memory_array(&side->frozen, (size_t)shape->layers * principal_floats(shape->hidden, shape->rank),
+                     sizeof *side->frozen));
   side_layout_span(&side->layout, &side->stage, &side->begin, &side->size);
   side->set_count = side->training && !side->recompute ? stage_depth(&side->stage) : 1;
   TRY(rope_table_open(&side->rope, device, config, shape->head_dim, use->positions));
@@ -123,6 +132,7 @@ void side_close(struct side *side) {
   device_release(device, MEMORY_OPTIMIZER, &side->weights, device_act_bytes(device, side->size));
   device_release(device, MEMORY_OPTIMIZER, &side->gradient, side->size * sizeof(float));
   rope_table_close(&side->rope, device);
+  free(side->frozen);
   for (int i = 0; side->frames && i < side->frame_count; i++) {
     free(side->frames[i].sets);
     free(side->frames[i].s);

@@ -49,13 +49,13 @@ cleanup:
 
 int side_source_read(struct checkpoint *source, const struct side_layout *layout, const struct side_buffers *buffers) {
   struct named_tensor *views;
-  TRY(memory_array(&views, (size_t)layout->count, sizeof *views));
+  TRY(memory_array(&views, (size_t)side_tensor_count(layout), sizeof *views));
   size_t bytes = buffers->size * sizeof *buffers->flat;
   memset(buffers->flat, 0, bytes);
   if (buffers->m) memset(buffers->m, 0, bytes);
   if (buffers->v) memset(buffers->v, 0, bytes);
   side_layout_views(layout, buffers, views);
-  int status = checkpoint_read(source, views, layout->count);
+  int status = checkpoint_read(source, views, side_tensor_count(layout));
   free(views);
   return status;
 }

@@ -16,9 +16,9 @@ static const int64_t segment_bytes = (int64_t)64 << 20;
 /* ---- opening -------------------------------------------------------------------------------------------- */
 
 static const char *const kind_names[] = {
-    [TAPS_HIDDEN] = "hidden", [TAPS_MAXPOOL] = "maxpool", [TAPS_AVGPOOL] = "avgpool"};
+    [TAPS_HIDDEN] = "hidden", [TAPS_MAXPOOL] = "maxpool", [TAPS_AVGPOOL] = "avgpool", [TAPS_PCA] = "pca"};
 
-static void describe(struct tap_store *store, bool int8, const char *backbone_digest) {
+static void describe(struct tap_store *store, const struct tap_identity *of, bool int8) {
   const struct tap_source *source = store->source;
   const struct model_config *config = &source->backbone->config;
   const struct stage *stage = &source->backbone->stage;
@@ -31,7 +31,8 @@ static void describe(struct tap_store *store, bool int8, const char *backbone_di
                                       .taps = stage->end + 1 - first,
                                       .act = store->device->act,
                                       .int8 = int8};
-  snprintf(store->format.backbone, sizeof store->format.backbone, "%s", backbone_digest);
+  snprintf(store->format.backbone, sizeof store->format.backbone, "%s", of->backbone);
+  snprintf(store->format.directions, sizeof store->format.directions, "%s", of->directions.hex);
   snprintf(store->format.data, sizeof store->format.data, "%s", store->data->digest);
   snprintf(store->format.kind, sizeof store->format.kind, "%s%s", kind_names[source->kind],
            store->device->fp8 ? "-fp8" : ""); /* a backbone in 8 bits says other things of the same rows */
@@ -66,7 +67,7 @@ static void open_cache(struct tap_store *store, const char *folder) {
 }
 
 int tap_store_open(struct tap_store *store, const struct options *options, struct tap_source *source,
-                   const char *backbone_digest, const struct token_file *data, struct comm *comm) {
+                   const struct tap_identity *of, const struct token_file *data, struct comm *comm) {
   bool int8 = strcmp(options->tap_format, "int8") == 0;
   *store = (struct tap_store){.source = source,
                               .device = source->backbone->device,
@@ -78,7 +79,7 @@ int tap_store_open(struct tap_store *store, const struct options *options, struc
   store->alone = stage_depth(&source->backbone->stage) == source->backbone->config.layers;
   /* The next stage goes on from this one's last tap, which int8 would round. */
   if (int8 && !store->alone) return fail(ERR_USAGE, "--tap-format int8 works with --pipeline-stages 1 only");
-  describe(store, int8, backbone_digest);
+  describe(store, of, int8);
   TRY(tap_reader_open(&store->reader, store->folder, &store->format, data));
   open_cache(store, options->tap_cache);
   TRY(tap_reader_scan(store->reader));

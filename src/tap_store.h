@@ -43,9 +43,15 @@ struct tap_store {
   int64_t write_nanoseconds; /**< what adding to the store took */
 };
 
+/** What taps depend on besides the data and the options. */
+struct tap_identity {
+  const char *backbone;        /**< digest */
+  struct hash_text directions; /**< directions_digest() */
+};
+
 /** Opens or makes the store at options->taps for taps of `data`. ERR_INPUT when it holds others, naming the difference. */
 int tap_store_open(struct tap_store *store, const struct options *options, struct tap_source *source,
-                   const char *backbone_digest, const struct token_file *data, struct comm *comm);
+                   const struct tap_identity *of, const struct token_file *data, struct comm *comm);
 /** What was not sealed is dropped. */
 void tap_store_close(struct tap_store *store);
 

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "projection.h"
 
 /* ---- memory --------------------------------------------------------------------------------------------- */
 
@@ -56,18 +57,23 @@ int tap_source_open(struct tap_source *source, struct backbone *backbone, enum t
   *source = (struct tap_source){.backbone = backbone,
                                 .kind = kind,
                                 .cols = cols,
-                                .window = backbone->config.hidden / cols,
+                                .window = kind == TAPS_PCA ? 1 : backbone->config.hidden / cols,
                                 .capacity = backbone->capacity,
                                 .slot_count = slots};
   TRY(memory_array(&source->slots, (size_t)slots, sizeof *source->slots));
   for (int i = 0; i < slots; i++) TRY(open_slot(source, i));
-  return OK;
+  return kind == TAPS_PCA ? projection_open(&source->projection, backbone, cols) : OK;
 }
 
 void tap_source_close(struct tap_source *source) {
   for (int i = source->slots ? source->slot_count - 1 : -1; i >= 0; i--) close_slot(source, i);
   free(source->slots);
+  projection_close(&source->projection);
   *source = (struct tap_source){0};
+}
+
+int tap_source_project(struct tap_source *source, const float *frozen) {
+  return projection_set(source->projection, frozen);
 }
 
 void *tap_source_input(const struct tap_source *source, int slot) {
@@ -89,19 +95,23 @@ struct taps tap_source_view(const struct tap_source *source, int slot) {
 
 /* ---- running -------------------------------------------------------------------------------------------- */
 
-/* What the gradient-free downsample modules read of each tap. */
-static int pool(struct tap_source *source, const struct tap_slot *slot, int rows) {
+/* What the gradient-free downsample modules read of tap `i` of the stage. */
+static int reduce(struct tap_source *source, int i, void *y, const void *x, int rows) {
+  if (source->kind == TAPS_PCA) return projection_run(source->projection, i, y, x, rows);
+  return device_pool(source->backbone->device, &(struct pool_args){.y = y,
+                                                                   .x = x,
+                                                                   .rows = rows,
+                                                                   .cols = source->cols,
+                                                                   .window = source->window,
+                                                                   .maximum = source->kind == TAPS_MAXPOOL});
+}
+
+static int reduce_all(struct tap_source *source, const struct tap_slot *slot, int rows) {
   const struct backbone *backbone = source->backbone;
   for (int i = stage_begins(&backbone->stage) ? 0 : 1; i <= stage_depth(&backbone->stage); i++) {
     size_t at = (size_t)i * (size_t)source->capacity;
-    TRY(device_pool(
-        backbone->device,
-        &(struct pool_args){.y = device_act_at(backbone->device, slot->reduced, at * (size_t)source->cols),
-                            .x = device_act_at(backbone->device, slot->hidden, at * (size_t)backbone->config.hidden),
-                            .rows = rows,
-                            .cols = source->cols,
-                            .window = source->window,
-                            .maximum = source->kind == TAPS_MAXPOOL}));
+    TRY(reduce(source, i, device_act_at(backbone->device, slot->reduced, at * (size_t)source->cols),
+               device_act_at(backbone->device, slot->hidden, at * (size_t)backbone->config.hidden), rows));
   }
   return OK;
 }
@@ -113,7 +123,7 @@ static int run_layer(struct tap_source *source, int slot, const struct micro_bat
   TRY(backbone_layer_forward(backbone, batch, layer, at->hidden, source->capacity, cache));
   if (layer + 1 < stage_depth(&backbone->stage)) return OK;
   if (stage_ends(&backbone->stage)) TRY(backbone_output(backbone, batch, at->hidden, source->capacity, at->normed));
-  if (source->kind != TAPS_HIDDEN) TRY(pool(source, at, batch->rows));
+  if (source->kind != TAPS_HIDDEN) TRY(reduce_all(source, at, batch->rows));
   *out = tap_source_view(source, slot);
   return OK;
 }

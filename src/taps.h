@@ -5,6 +5,8 @@
  * They depend on the tokens alone, so there are two sources of them: the live backbone (here) and the store
  * (tap_store.h). The consumers see no difference.
  *
+ * Of pca it is the frozen half of the module (principal.h): k numbers a tap.
+ *
  * A source has a ring of slots, each with the memory of one micro-batch's taps: the backbone may fill the next ones while
  * the side network still reads the first.
  */
@@ -42,12 +44,17 @@ struct tap_source {
   enum tap_kind kind;
   int cols, window, capacity;
   int slot_count;
-  struct tap_slot *slots; /**< [slot_count] */
+  struct tap_slot *slots;        /**< [slot_count] */
+  struct projection *projection; /**< of pca */
 };
 
-/** `cols` of a tap: the hidden size for TAPS_HIDDEN, otherwise that divided by the window to pool. */
+/** `cols` of a tap: the hidden size for TAPS_HIDDEN, the number of directions for TAPS_PCA, otherwise the hidden size divided by
+ *  the window to pool. */
 int tap_source_open(struct tap_source *source, struct backbone *backbone, enum tap_kind kind, int cols, int slots);
 void tap_source_close(struct tap_source *source);
+
+/** Sets the directions of TAPS_PCA: `frozen` are those of all layers (struct side_buffers). Before the first run. */
+int tap_source_project(struct tap_source *source, const float *frozen);
 
 /** Runs the backbone on the micro-batch. `cache` NULL but for decoding. A stage but the first finds its first tap in
  *  tap_source_input(). */

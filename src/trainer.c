@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "directions.h"
 #include "evaluate.h"
 #include "optimizer.h"
 #include "reduction.h"
@@ -76,7 +77,18 @@ static int open_taps(struct trainer *trainer) {
   if (!options->taps) return OK;
   trainer->has_taps = true;
   engine->lanes.store = &trainer->taps;
-  return tap_store_open(&trainer->taps, options, &engine->source, engine->digest, &trainer->data->train, trainer->comm);
+  struct tap_identity of = {.backbone = engine->digest,
+                            .directions = directions_digest(engine, options->rank, engine->side.frozen)};
+  return tap_store_open(&trainer->taps, options, &engine->source, &of, &trainer->data->train, trainer->comm);
+}
+
+/* A run that goes on has its directions from the checkpoint. */
+static int open_directions(struct trainer *trainer) {
+  struct engine *engine = trainer->engine;
+  float *frozen = engine->side.frozen;
+  if (!frozen) return OK;
+  if (trainer->run.fresh) TRY(directions_get(engine, trainer->options, &trainer->data->train, frozen));
+  return tap_source_project(&engine->source, frozen);
 }
 
 static int open_trainer(struct trainer *trainer) {
@@ -92,7 +104,6 @@ static int open_trainer(struct trainer *trainer) {
   TRY(step_plan_open(&trainer->plan, (int)trainer->options->global_batch));
   TRY(step_plan_open(&trainer->next, (int)trainer->options->global_batch));
   TRY(check_ranks(trainer));
-  TRY(open_taps(trainer));
   return run_state_open(&trainer->run, &trainer->optimizer, trainer->options, engine->grid, engine->digest,
                         trainer->data->train.digest);
 }
@@ -316,6 +327,8 @@ static int start(struct trainer *trainer) {
   struct engine *engine = trainer->engine;
   TRY(comm_agree(trainer->comm, open_trainer(trainer)));
   TRY(run_state_start(&trainer->run));
+  TRY(comm_agree(trainer->comm, open_directions(trainer)));
+  TRY(comm_agree(trainer->comm, open_taps(trainer)));
   if (trainer->run.state.step > trainer->steps)
     return comm_agree(trainer->comm, fail(ERR_USAGE, "the run is at step %lld already, beyond the %lld asked for",
                                           (long long)trainer->run.state.step, (long long)trainer->steps));

@@ -2,7 +2,8 @@
 # folders of their own. Sourced after tiny_run.sh; the test is skipped where it cannot be. Everything that was started ends
 # with the test, by process id.
 #   cluster_start [CONF-LINE...]   from here on srun, sbatch, scontrol and squeue speak to it
-#   node_start NODE                starts its slurmd (again)
+#   node_start NODE                starts its slurmd (again); big1 and big2, in partition big, are for scripts that ask for 64
+#                                  processors and 8 GPUs, which Slurm takes our word for
 #   node_kill NODE                 the node dies: its slurmd, step daemons and tasks, all at once
 #   job_state ID                   RUNNING, PENDING, COMPLETED, ...
 #   job_wait ID SECONDS STATE...   until the job is in one of these states
@@ -23,13 +24,14 @@ munge=$(mktemp -d /tmp/qst-munge.XXXXXX) # user munge must reach it; $work may l
 declare -A daemons=()
 trap cluster_stop EXIT
 
-# What nodes have started: all that finds this node and this cluster in its environment, and the step daemons above.
+# What a node has started: all that finds it and this cluster in its environment, and the step daemons above.
 processes_of() { # NODE
-  local folder
+  local folder parent
   for folder in /proc/[0-9]*; do
     if grep -qzsx "SLURMD_NODENAME=$1" "$folder/environ" && grep -qzsx "SLURM_CONF=$SLURM_CONF" "$folder/environ"; then
       echo "${folder#/proc/}"
-      ps -o pid=,comm= --pid "$(ps -o ppid= --pid "${folder#/proc/}")" | awk '$2 ~ /^slurmstepd/ {print $1}'
+      parent=$(sed -n 's/^PPid:\t//p' "$folder/status" 2>/dev/null) || continue
+      if [[ $(cat "/proc/$parent/comm" 2>/dev/null) == slurmstepd* ]]; then echo "$parent"; fi
     fi
   done | sort -u
 }
@@ -37,6 +39,7 @@ processes_of() { # NODE
 node_kill() {
   local victims
   kill -KILL "${daemons[$1]}" 2>/dev/null || true
+  wait "${daemons[$1]}" 2>/dev/null || true
   unset "daemons[$1]"
   mapfile -t victims < <(processes_of "$1")
   kill -KILL "${victims[@]}" 2>/dev/null || true
@@ -46,8 +49,8 @@ node_kill() {
 cluster_stop() {
   local status=$? name
   if [[ ${daemons[slurmctld]:-} ]]; then
-    if ((status)); then tail -n 20 "$cluster"/*.log >&2 || true; fi
-    for name in n1 n2; do if [[ ${daemons[$name]:-} ]]; then node_kill $name; fi; done
+    if ((status)); then tail -n 12 "$cluster"/*.log >&2 || true; fi
+    for name in n1 n2 big1 big2; do if [[ ${daemons[$name]:-} ]]; then node_kill $name; fi; done
   fi
   kill -KILL "${daemons[@]}" 2>/dev/null || true
   wait "${daemons[@]}" 2>/dev/null || true
@@ -70,7 +73,7 @@ free_ports() { # COUNT
 
 write_conf() { # CONF-LINE...
   local port host
-  port=$(free_ports 3)
+  port=$(free_ports 5)
   host=$(hostname -s)
   cat >"$SLURM_CONF" <<END
 ClusterName=qst
@@ -98,11 +101,16 @@ SlurmdLogFile=$cluster/%n.log
 TmpFS=$cluster/tmp.%n
 ReturnToService=2
 SelectType=select/cons_tres
+GresTypes=gpu
 SelectTypeParameters=CR_Core
-NodeName=n[1-2] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((port + 1))-$((port + 2))] CPUs=2
+NodeName=n[1-2] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((port + 1))-$((port + 2))] CPUs=2 RealMemory=2000
+NodeName=big[1-2] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((port + 3))-$((port + 4))] CPUs=64 RealMemory=2000 Gres=gpu:8
+PartitionName=big Nodes=big[1-2] MaxTime=INFINITE State=UP
 PartitionName=p Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP
 END
   printf '%s\n' "$@" >>"$SLURM_CONF"
+  touch "$cluster"/gpu{0..7}
+  echo "NodeName=big[1-2] Name=gpu File=$cluster/gpu[0-7]" >"$cluster/gres.conf"
 }
 
 # until_true SECONDS COMMAND...
@@ -121,8 +129,8 @@ node_start() {
   daemons[$1]=$!
 }
 
-nodes_ready() {
-  [[ $(sinfo -h -N -t idle -o %N | sort -u | wc -l) == 2 ]]
+nodes_ready() { # PARTITION
+  [[ $(sinfo -h -N -p "$1" -t idle -o %N | wc -l) == 2 ]]
 }
 
 start_munged() {
@@ -148,7 +156,7 @@ cluster_start() {
   daemons[slurmctld]=$!
   node_start n1
   node_start n2
-  until_true 20 nodes_ready || die "the nodes do not come up: $(sinfo -N 2>&1)"
+  until_true 20 nodes_ready p || die "the nodes do not come up: $(sinfo -N 2>&1)"
 }
 
 job_state() {

@@ -30,6 +30,7 @@ static struct tap_format make_format(enum dtype act, bool int8) {
   return (struct tap_format){.backbone = "b",
                              .data = "d",
                              .kind = "hidden",
+                             .directions = "-",
                              .layers = 2,
                              .hidden = 70,
                              .cols = 70,

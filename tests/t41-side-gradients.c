@@ -16,7 +16,7 @@ static const char *const cases[] = {
     MIXES("llama3", "adapter"),           MIXES("llama3", "lora"),           MIXES("llama3", "linear"),
     MIXES("llama3", "maxpool"),           MIXES("llama3", "avgpool"),        CASE("llama", "adapter", "alpha"),
     CASE("llama", "lora", "residual"),    CASE("mistral", "linear", "gate"), CASE("linear", "adapter", "gate"),
-    CASE("qwen2", "adapter", "residual"),
+    CASE("qwen2", "adapter", "residual"), CASE("llama3", "pca", "residual"), CASE("llama", "pca", "alpha"),
 };
 enum { CASES = sizeof cases / sizeof *cases };
 

@@ -58,7 +58,7 @@ static void test_memory(const struct options *options, const struct token_file *
       struct rehearsal planned;
       size_t real[MEMORY_KINDS];
       struct rehearsal_place place = {
-          .hardware = cpu, .data = data, .longest = 20, .stage = stage, .stages = stages, .replicas = 1};
+          .hardware = cpu, .data = data, .longest = 20, .stage = stage, .stages = stages, .replicas = 1, .shards = 1};
       CHECK_OK(rehearse(options, &place, &planned));
       open_for_real(options, data, stages, stage, real);
       for (int kind = 0; kind < MEMORY_KINDS; kind++) {
@@ -77,7 +77,8 @@ static void test_memory(const struct options *options, const struct token_file *
  * causal mask, the device the n (n + 1) / 2 that there are, and it leaves out the pairs' backward pass of a fifth matrix. */
 static void test_flops(const struct options *options, const struct token_file *data, const struct hardware *cpu) {
   struct rehearsal planned;
-  struct rehearsal_place place = {.hardware = cpu, .data = data, .longest = 20, .stages = 1, .replicas = 1};
+  struct rehearsal_place place = {
+      .hardware = cpu, .data = data, .longest = 20, .stages = 1, .replicas = 1, .shards = 1};
   CHECK_OK(rehearse(options, &place, &planned));
   CHECK(planned.tokens == 240 && planned.label_tokens == 120);
   CHECK(planned.micro_batches == planned.step_micro_batches && planned.micro_batches >= 4);
@@ -88,7 +89,8 @@ static void test_flops(const struct options *options, const struct token_file *d
 /* Two replicas share the micro-batches of a step. */
 static void test_replicas(const struct options *options, const struct token_file *data, const struct hardware *cpu) {
   struct rehearsal planned;
-  struct rehearsal_place place = {.hardware = cpu, .data = data, .longest = 20, .stages = 1, .replicas = 2};
+  struct rehearsal_place place = {
+      .hardware = cpu, .data = data, .longest = 20, .stages = 1, .replicas = 2, .shards = 1};
   CHECK_OK(rehearse(options, &place, &planned));
   CHECK(planned.micro_batches * 2 == planned.step_micro_batches && planned.tokens == 240);
   rehearsal_free(&planned);

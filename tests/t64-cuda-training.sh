@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Whole runs on the cuda device under the host runtime: 1, 2 and 3 ranks, threads of a block in every order, equal byte for
 # byte; and a loss curve within bf16's error of the cpu device's.
-# RUN timeout=300 device=cuda
+# RUN timeout=400 device=cuda
 . tests/tiny_run.sh
 make_tiny
 steps=8
@@ -25,6 +25,21 @@ rm -f "$work/half"/step-00000[5-8].h5
 "${mpirun[@]}" 2 "$QST" "${options[@]}" --device cuda --out "$work/half" --save-every 4 --resume
 same_run "$work/one" "$work/half" $steps
 
+# A pipeline, also with its optimizer sharded and its activations computed again.
+"${mpirun[@]}" 2 "$QST" "${options[@]}" --device cuda --out "$work/stages" --pipeline-stages 2
+same_run "$work/one" "$work/stages" $steps
+"${mpirun[@]}" 4 "$QST" "${options[@]}" --device cuda --out "$work/grid" --pipeline-stages 2 --shard-optimizer --recompute
+same_run "$work/one" "$work/grid" $steps
+
+# Rows of one length: the same tasks again and again, replayed as graphs. Two ranks replay others than one.
+awk 'BEGIN { for (r = 0; r < 40; r++) { printf "{\"input_ids\":["; for (i = 0; i < 12; i++) printf "%s%d", i ? "," : "", 3 + (7 * r + 5 * i * i) % 90; print "]}" } }' \
+  >"$work/even.jsonl"
+"$QST" tokenize --quiet --backbone "$work/b.h5" --in "$work/even.jsonl" --out "$work/even.h5"
+even=("${options[@]}" --data "$work/even.h5" --global-batch 20 --micro-batch-tokens 48 --device cuda)
+"$QST" "${even[@]}" --out "$work/even-1"
+"${mpirun[@]}" 2 "$QST" "${even[@]}" --out "$work/even-2"
+same_run "$work/even-1" "$work/even-2" $steps
+
 # Against the cpu device: the same files, each loss within 1 percent (bf16 has 8 bits).
 "$QST" "${options[@]}" --device cpu --out "$work/cpu"
 paste <(losses "$work/one") <(losses "$work/cpu") | awk '
@@ -47,3 +62,10 @@ status=0
 QST_HOST_GPUS=2 "${mpirun[@]}" 3 "$QST" "${options[@]}" --device cuda --out "$work/none" 2>"$work/error" || status=$?
 ((status != 0)) || die "it started: $(cat "$work/error")"
 grep -q 'has no GPU of its own' "$work/error" || die "too few GPUs: $(cat "$work/error")"
+status=0
+QST_HOST_SHARED_GPU=1 "${mpirun[@]}" 3 "$QST" "${options[@]}" --device cuda --out "$work/none" 2>"$work/error" || status=$?
+((status == 2)) || die "status $status: $(cat "$work/error")"
+grep -q 'rank 0 and rank 1 would share the GPU 0000:00:00.0' "$work/error" || die "a shared GPU: $(cat "$work/error")"
+[[ ! -e $work/none ]] || die "a shared GPU was found too late"
+QST_HOST_SHARED_GPU=1 QST_HOST_GPUS=3 "${mpirun[@]}" 3 "$QST" "${options[@]}" --device cuda --out "$work/each-its-own"
+same_run "$work/one" "$work/each-its-own" $steps

@@ -61,6 +61,24 @@ slow=$(speed "$work/slow.json" --link 10)
 usual=$(speed "$work/usual.json")
 awk -v a="$slow" -v b="$usual" 'BEGIN { exit !(a < b) }' || die "10 Gbit/s are as fast as 3,200"
 
+# scaling to 1,024 nodes, with what was measured beside it
+echo '{"points": [{"scaling": "weak", "ranks": 2, "tokens_per_second": 1000}]}' >"$work/measured.json"
+sweep=("$QST" plan --model-shape smollm2-135m --gpus-per-node 8 --global-batch 64 --gpu a100-80 --sweep)
+"${sweep[@]}" --measured "$work/measured.json" --out "$work/sweep" >"$work/sweep.txt"
+for line in "strong scaling" "weak scaling" "^ +1024 +8192 " "^measured +weak, 2 ranks: 1000.0 tokens/s, the plan says"; do
+  grep -qE "$line" "$work/sweep.txt" || die "the sweep has no '$line': $(cat "$work/sweep.txt")"
+done
+awk '/^weak/ { weak = 1 } /^ +[0-9]+ +[0-9]+ / { if ($1 == 1024 && !weak && $4 > 20) bad = 1
+  if (weak && ($4 > 100.01 || $4 < 50)) bad = 1; if (weak && $6 < 0.999 * $3) bad = 1 } END { exit bad }' "$work/sweep.txt" ||
+  die "64 rows scale to 8,192 GPUs, weak scaling is beyond reason, or a fast reduction slow: $(cat "$work/sweep.txt")"
+[[ $(grep -c '"nodes": 1024' "$work/sweep/sweep.json") == 8 ]] || die "sweep.json: $(cat "$work/sweep/sweep.json")"
+if command -v gnuplot >/dev/null; then
+  grep -q "weak scaling" "$work/sweep/sweep.svg" || die "no picture of the sweep"
+fi
+echo '{"points": [{"scaling": "sideways", "ranks": 2}]}' >"$work/wrong.json"
+fails "a point needs scaling" "${sweep[@]}" --measured "$work/wrong.json"
+fails "give a result of benchmarks/scaling" "${sweep[@]}" --measured "$work/sweep/sweep.json"
+
 fails "did you mean llama-2-70b" "$QST" plan --model-shape llama-2-700b
 fails "there are: llama-2-7b" "$QST" plan --model-shape gpt-5
 fails "did you mean rtx4090" "$QST" plan --model-shape llama-2-7b --gpu rtx409

@@ -16,6 +16,12 @@ grep -q '"ranks":2,' "$work/two/metrics.jsonl" || die "not two ranks: $(head -n 
 srun -N2 -n4 --mpi=pmix "$QST" "${options[@]}" --out "$work/four"
 same_run "$work/one" "$work/four" $steps
 
+# Pipelines over the two nodes: a stage each, and two of them side by side.
+srun -N2 -n2 --mpi=pmix "$QST" "${options[@]}" --out "$work/stages" --pipeline-stages 2
+same_run "$work/one" "$work/stages" $steps
+srun -N2 -n4 --mpi=pmix "$QST" "${options[@]}" --out "$work/grid" --pipeline-stages 2
+same_run "$work/one" "$work/grid" $steps
+
 # A task's threads are its processors, whether or not Slurm binds it to them.
 threads() {
   grep -o '"threads":[0-9]*' "$1/metrics.jsonl" | head -n 1

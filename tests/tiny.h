@@ -204,6 +204,18 @@ static inline void tiny_close(struct tiny *tiny) {
   device_close(&tiny->device);
 }
 
+/** The frozen tensors of a reference file, where the side network has some. */
+static inline void tiny_set_frozen(struct tiny *tiny, const struct safetensors *reference) {
+  const struct side_layout *layout = &tiny->side.layout;
+  for (int i = layout->count; i < side_tensor_count(layout); i++) {
+    const struct side_tensor *tensor = &layout->tensors[i];
+    float *values = reference_read(reference, "frozen/", tensor->name, side_tensor_size(tensor));
+    memcpy(tiny->side.frozen + tensor->offset, values, side_tensor_size(tensor) * sizeof *values);
+    free(values);
+  }
+  if (tiny->side.frozen) CHECK_OK(tap_source_project(&tiny->source, tiny->side.frozen));
+}
+
 /** Everything that a reference file's metadata describes, with its parameters `prefix`NAME. */
 static inline void tiny_open_reference(struct tiny *tiny, const struct tiny_path *path,
                                        const struct safetensors *reference, bool training) {
@@ -219,6 +231,7 @@ static inline void tiny_open_reference(struct tiny *tiny, const struct tiny_path
   tiny_open_backbone(tiny, path, model, WEIGHT_BF16, TINY_ROWS, TINY_POSITIONS);
   tiny_open_side(tiny, &options, training);
   tiny_open_head(tiny);
+  tiny_set_frozen(tiny, reference);
 }
 
 /** The flat buffer of a reference file's tensors `prefix`NAME, one for each tensor of the layout, and no others; the caller
@@ -266,7 +279,7 @@ static inline void tiny_forward(struct tiny *tiny, struct kv_cache *cache, struc
 static inline void tiny_train(struct tiny *tiny) {
   tiny_forward(tiny, NULL, NULL);
   struct side_frame *frame = &tiny->side.frames[0];
-  CHECK_OK(head_backward(&tiny->head, &tiny->batch, frame->ds, &tiny->sums));
+  CHECK_OK(head_backward(&tiny->head, &tiny->batch, &tiny->taps, frame->ds, &tiny->sums));
   CHECK_OK(side_backward(&tiny->side, frame, &tiny->batch, &tiny->taps, &tiny->sums, NULL));
 }
 

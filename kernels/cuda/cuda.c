@@ -25,21 +25,34 @@ bool cuda_present(void) {
 }
 
 /** A scheduler shows each task its own GPU, or all of them to every task. */
-static int choose_gpu(const struct device_options *options, struct cudaDeviceProp *properties) {
+static int choose_gpu(int local_rank, int *gpu, struct cudaDeviceProp *properties) {
   int count = 0, chosen = 0;
   cudaError_t error = cudaGetDeviceCount(&count);
   if (error != cudaSuccess || count == 0)
     return fail(ERR_SYSTEM, "cuda: no GPU to compute on (%s): --device cpu computes without one",
                 error == cudaSuccess ? "none is visible" : cudaGetErrorString(error));
-  if (count > 1) chosen = options->local_rank;
+  if (count > 1) chosen = local_rank;
   if (chosen >= count)
     return fail(ERR_USAGE, "cuda: rank %d of this host has no GPU of its own: there are %d; start fewer ranks", chosen,
                 count);
+  *gpu = chosen;
   TRY(cuda_check(cudaSetDevice(chosen), "choice of the GPU"));
   TRY(cuda_check(cudaGetDeviceProperties(properties, chosen), "properties of the GPU"));
   if (properties->major >= 8) return OK;
   return fail(ERR_SYSTEM, "cuda: %s has compute capability %d.%d; 8.0 or later is needed: --device cpu",
               properties->name, properties->major, properties->minor);
+}
+
+int cuda_identify(int local_rank, char identity[DEVICE_IDENTITY]) {
+  struct cudaDeviceProp properties;
+  char address[16] = "", text[2 * sizeof properties.uuid.bytes + 1];
+  int gpu;
+  TRY(choose_gpu(local_rank, &gpu, &properties));
+  TRY(cuda_check(cudaDeviceGetPCIBusId(address, sizeof address - 1, gpu), "properties of the GPU"));
+  for (size_t i = 0; i < sizeof properties.uuid.bytes; i++)
+    snprintf(text + 2 * i, 3, "%02x", (unsigned char)properties.uuid.bytes[i]);
+  snprintf(identity, DEVICE_IDENTITY, "%s %s", address, text);
+  return OK;
 }
 
 static int check_fp8(const struct device_limits *limits, const struct cudaDeviceProp *properties) {
@@ -108,6 +121,7 @@ static int open_lanes(struct cuda_state *state, enum dtype act) {
 int cuda_open(struct device *device, const struct device_options *options) {
   struct cuda_state *state = NULL;
   struct cudaDeviceProp properties;
+  int gpu;
   TRY(memory_array(&state, 1, sizeof *state));
   device->state = state;
   device->memory = &cuda_memory;
@@ -117,7 +131,7 @@ int cuda_open(struct device *device, const struct device_options *options) {
   const struct device_limits *limits = &options->limits;
   if (limits->rows < 0 || limits->hidden < 0 || limits->side_hidden < 0)
     return fail(ERR_INTERNAL, "cuda: negative limits (a fault of this program, please report it)");
-  TRY(choose_gpu(options, &properties));
+  TRY(choose_gpu(options->local_rank, &gpu, &properties));
   TRY(check_fp8(limits, &properties));
   state->limits = *limits, state->scales_rows = properties.major == 9;
   TRY(open_lanes(state, device->act));

@@ -56,6 +56,7 @@ bool cuda_present(void);
 
 /** Fills `device`. ERR_SYSTEM without a driver, a GPU, cuBLASLt or the compute capability; ERR_USAGE when this host has
  *  fewer GPUs than ranks and more than one. */
+int cuda_identify(int local_rank, char identity[DEVICE_IDENTITY]);
 int cuda_open(struct device *device, const struct device_options *options);
 
 /** OK, or the error with what was being done. */

@@ -42,6 +42,11 @@ const struct command_info command_table[COMMAND_COUNT] = {
                       .arguments = "",
                       .summary = "fill a tap store without training, or check the rows it has",
                       .example = "mpirun -n 2 qst-mpi taps --backbone backbone.h5 --data train.h5 --taps store"},
+    [COMMAND_CALIBRATE] = {.name = "calibrate",
+                           .arguments = "",
+                           .summary = "find the directions of the pca downsample on a sample of rows",
+                           .example = "mpirun -n 2 qst-mpi calibrate --backbone backbone.h5 --data train.h5 "
+                                      "--out directions.h5"},
     [COMMAND_PLAN] = {.name = "plan",
                       .arguments = "",
                       .summary =
@@ -57,6 +62,8 @@ const struct option_rule rule_table[] = {
     {COMMAND_TRAIN, RULE_EXCLUDES, "downsample", "linear", "rank"},
     {COMMAND_TRAIN, RULE_EXCLUDES, "downsample", "maxpool", "rank"},
     {COMMAND_TRAIN, RULE_EXCLUDES, "downsample", "avgpool", "rank"},
+    {COMMAND_TRAIN, RULE_EXCLUDES, "resume", "on", "directions"},
+    {COMMAND_TRAIN, RULE_EXCLUDES, "init", NULL, "directions"},
     {COMMAND_TRAIN, RULE_NEEDS, "tap-format", NULL, "taps"},
     {COMMAND_TRAIN, RULE_NEEDS, "eval-every", NULL, "eval-data"},
     {COMMAND_PLAN, RULE_ONE_OF, "backbone", NULL, "model-shape"},

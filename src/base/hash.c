@@ -20,6 +20,10 @@ struct hash_text hash_bytes(const void *bytes, size_t size) {
 }
 
 /* An XXH3 state under a name of ours, so that the header needs no xxhash.h. */
+uint64_t hash_number(const void *bytes, size_t size) {
+  return XXH3_64bits(bytes, size);
+}
+
 int hash_begin(struct hash_state **out) {
   XXH3_state_t *state = XXH3_createState();
   *out = (struct hash_state *)state;

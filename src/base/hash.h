@@ -7,12 +7,16 @@
 #define QST_BASE_HASH_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 struct hash_text {
   char hex[33];
 };
 
 struct hash_text hash_bytes(const void *bytes, size_t size);
+
+/** Its 64-bit sister as a number, for tables in memory. */
+uint64_t hash_number(const void *bytes, size_t size);
 
 /** The same hash of data that comes in pieces. Begin gives a state that hash_end() frees (NULL-safe, resets the
  *  pointer) and whose digest may be asked for at any time. */

@@ -11,7 +11,8 @@
 #define INSPECT     IN(COMMAND_INSPECT)
 #define REPORT      IN(COMMAND_REPORT)
 #define TAPS        IN(COMMAND_TAPS)
-#define COMPUTES    (TRAIN | EVAL | GENERATE | TAPS)
+#define CALIBRATE   IN(COMMAND_CALIBRATE)
+#define COMPUTES    (TRAIN | EVAL | GENERATE | TAPS | CALIBRATE)
 #define ALL         (IN(COMMAND_COUNT) - 1)
 
 #define FIELD(name) .offset = offsetof(struct options, name)
@@ -64,8 +65,8 @@ const struct option option_table[] = {
      .type = OPTION_TEXT,
      FIELD(data),
      .value = "FILE",
-     .commands = TRAIN | EVAL | TAPS,
-     .required = ONLY_TRAIN | EVAL | TAPS,
+     .commands = TRAIN | EVAL | TAPS | CALIBRATE,
+     .required = ONLY_TRAIN | EVAL | TAPS | CALIBRATE,
      .help = "token file, made by tokenize"},
     {.name = "eval-data",
      .group = files,
@@ -94,8 +95,8 @@ const struct option option_table[] = {
      .type = OPTION_TEXT,
      FIELD(out),
      .value = "FILE|RUN",
-     .commands = QUANTIZE | TOKENIZE | TRAIN | GENERATE | EXPORT | REPORT,
-     .required = QUANTIZE | TOKENIZE | ONLY_TRAIN | EXPORT,
+     .commands = QUANTIZE | TOKENIZE | TRAIN | GENERATE | EXPORT | REPORT | CALIBRATE,
+     .required = QUANTIZE | TOKENIZE | ONLY_TRAIN | EXPORT | CALIBRATE,
      .help = "where the result goes: a file; for train the run folder, for report a folder (default: the first run)"},
 
     {.name = "format",
@@ -171,7 +172,7 @@ const struct option option_table[] = {
      FIELD(downsample),
      .value = "KIND",
      .initial = "adapter",
-     CHOICES("adapter", "lora", "linear", "maxpool", "avgpool"),
+     CHOICES("adapter", "lora", "linear", "maxpool", "avgpool", "pca"),
      .commands = TRAIN | TAPS,
      .numbers = true,
      .help = "how the backbone's hidden states are brought to the side network's size"},
@@ -183,9 +184,28 @@ const struct option option_table[] = {
      .initial = "16",
      .minimum = 1,
      .maximum = 65536,
-     .commands = TRAIN,
+     .commands = TRAIN | TAPS | CALIBRATE,
      .numbers = true,
-     .help = "inner size of the adapter and lora downsamples"},
+     .help = "inner size of the adapter, lora and pca downsamples"},
+    {.name = "directions",
+     .group = side,
+     .type = OPTION_TEXT,
+     FIELD(directions),
+     .value = "FILE",
+     .commands = TRAIN | TAPS,
+     .help = "of pca: directions made by calibrate; by default those of the --taps, or new ones"},
+    {.name = "calibration-tokens",
+     .group = side,
+     .type = OPTION_INTEGER,
+     FIELD(calibration_tokens),
+     .value = "N",
+     .unit = "tokens",
+     .initial = "16384",
+     .minimum = 1,
+     .maximum = 1e8,
+     .commands = TRAIN | TAPS | CALIBRATE,
+     .numbers = true,
+     .help = "of pca: new directions are found on rows of the data, drawn until they have N tokens"},
     {.name = "side-heads",
      .group = side,
      .type = OPTION_INTEGER,
@@ -261,7 +281,7 @@ const struct option option_table[] = {
      .initial = "2048",
      .minimum = 16,
      .maximum = 1 << 24,
-     .commands = TRAIN | EVAL | TAPS,
+     .commands = TRAIN | EVAL | TAPS | CALIBRATE,
      .numbers = true,
      .help = "rows are packed into micro-batches of at most N tokens; memory grows with it"},
     {.name = "lr",

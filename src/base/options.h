@@ -21,6 +21,7 @@ enum command {
   COMMAND_INSPECT,
   COMMAND_REPORT,
   COMMAND_TAPS,
+  COMMAND_CALIBRATE,
   COMMAND_PLAN,
   COMMAND_COUNT
 };
@@ -43,6 +44,8 @@ struct options {
   /* side network */
   int64_t reduction_factor, rank, side_heads; /**< side_heads 0: the backbone's */
   char *downsample, *mix, *init;
+  char *directions;
+  int64_t calibration_tokens;
   /* training */
   int64_t steps; /**< 0: by epochs */
   double epochs;

@@ -18,6 +18,7 @@ int command_export(const struct options *options, struct comm *comm);
 int command_inspect(const struct options *options, struct comm *comm);
 int command_report(const struct options *options, struct comm *comm);
 int command_plan(const struct options *options, struct comm *comm);
+int command_calibrate(const struct options *options, struct comm *comm);
 int command_taps(const struct options *options, struct comm *comm);
 
 #endif

@@ -6,12 +6,15 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/file.h"
+#include "base/log.h"
 #include "base/memory.h"
 #include "commands/commands.h"
 #include "commands/data.h"
 #include "io/chat.h"
 #include "plan_hardware.h"
 #include "plan_print.h"
+#include "plan_sweep.h"
 
 /* ---- the data ------------------------------------------------------------------------------------------- */
 
@@ -38,8 +41,7 @@ static int read_rows(const struct options *options, struct token_file *data, int
 
 /* ---- the plan ------------------------------------------------------------------------------------------- */
 
-static int print_json(const struct plan_request *request, const struct plan *plan) {
-  json_t *root = plan_json(request, plan);
+static int print_json(json_t *root) {
   int failed = !root || json_dumpf(root, stdout, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) != 0;
   json_decref(root);
   if (failed) return fail(ERR_SYSTEM, "standard output could not be written");
@@ -72,9 +74,62 @@ static int print_remedy(const struct plan_request *request) {
 static int make_and_print(const struct plan_request *request) {
   struct plan plan;
   TRY(plan_make(request, &plan));
-  int status = request->options->json ? print_json(request, &plan) : print_text(request, &plan);
+  int status = request->options->json ? print_json(plan_json(request, &plan)) : print_text(request, &plan);
   if (status == OK && !plan.fits && !request->options->json) status = print_remedy(request);
   plan_free(&plan);
+  return status;
+}
+
+/* ---- the sweep ------------------------------------------------------------------------------------------ */
+
+static int write_file(const char *folder, const char *name, const struct buffer *content) {
+  char *path;
+  TRY(file_join(folder, name, &path));
+  int status = file_write(path, content->data, content->size);
+  free(path);
+  return status;
+}
+
+static int write_picture(const struct plan_request *request, const struct sweep *sweep) {
+  struct buffer picture = {0};
+  bool drawn = false;
+  int status = sweep_draw(request, sweep, &drawn, &picture);
+  if (status == OK && drawn) status = write_file(request->options->out, "sweep.svg", &picture);
+  if (status == OK && !drawn) log_warning("no gnuplot here: %s gets no picture", request->options->out);
+  buffer_free(&picture);
+  return status;
+}
+
+static int write_sweep(const struct plan_request *request, const struct sweep *sweep) {
+  const char *folder = request->options->out;
+  struct buffer text = {0};
+  if (!folder) return OK;
+  TRY(file_make_folder(folder));
+  json_t *root = sweep_json(request, sweep);
+  char *json = root ? json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) : NULL;
+  json_decref(root);
+  int status = json ? buffer_print(&text, "%s\n", json) : fail(ERR_MEMORY, "not enough memory for the sweep");
+  free(json);
+  if (status == OK) status = write_file(folder, "sweep.json", &text);
+  buffer_free(&text);
+  return status == OK ? write_picture(request, sweep) : status;
+}
+
+static int print_sweep(const struct plan_request *request, const struct sweep *sweep) {
+  struct buffer text = {0};
+  if (request->options->json) return print_json(sweep_json(request, sweep));
+  int status = sweep_print(sweep, &text);
+  if (status == OK) fputs(text.data, stdout);
+  buffer_free(&text);
+  return status;
+}
+
+static int make_sweep(const struct plan_request *request) {
+  struct sweep sweep;
+  TRY(sweep_make(request, request->options->measured, &sweep));
+  int status = print_sweep(request, &sweep);
+  if (status == OK) status = write_sweep(request, &sweep);
+  sweep_free(&sweep);
   return status;
 }
 
@@ -86,7 +141,7 @@ static int plan_all(const struct options *options) {
   TRY_GOTO(status, cleanup, machine_open(&request.machine, options));
   TRY_GOTO(status, cleanup, read_rows(options, &data, &request.rows));
   request.longest = data_longest_row(&data, data.rows);
-  status = make_and_print(&request);
+  status = options->sweep ? make_sweep(&request) : make_and_print(&request);
 cleanup:
   machine_close(&request.machine);
   token_file_free(&data);

@@ -1,14 +1,18 @@
 /* qst-mpi taps: computes the taps of all rows that a store lacks, and reads those it has; or prunes the store. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/statvfs.h>
 
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "commands/commands.h"
 #include "commands/data.h"
+#include "directions.h"
 #include "io/disk_probe.h"
 #include "io/tap_prune.h"
+#include "principal.h"
 #include "tap_store.h"
 
 /* Rows are planned in groups of a fixed number, so that memory does not grow with the data. */
@@ -21,9 +25,10 @@ struct taps_run {
   struct tap_store store;
   struct step_plan plan;
   struct data_order order;
+  float *frozen; /* directions of pca */
 };
 
-static int open_all(struct taps_run *run, const struct options *options, struct comm *comm) {
+static int open_all(struct taps_run *run, const struct options *options) {
   TRY(token_file_read(options->data, &run->data));
   int longest = data_longest_row(&run->data, run->data.rows);
   int capacity = longest > (int)options->micro_batch_tokens ? longest : (int)options->micro_batch_tokens;
@@ -34,7 +39,23 @@ static int open_all(struct taps_run *run, const struct options *options, struct 
   TRY(data_order_open(&run->order, run->data.rows, 0, false));
   TRY(step_plan_open(&run->plan, ROWS_PER_PLAN));
   run->engine.lanes.store = &run->store;
-  return tap_store_open(&run->store, options, &run->engine.source, run->engine.digest, &run->data, comm);
+  return OK;
+}
+
+static int open_directions(struct taps_run *run, const struct options *options) {
+  struct engine *engine = &run->engine;
+  if (engine->source.kind != TAPS_PCA) return OK;
+  const struct model_config *config = &engine->backbone.config;
+  size_t floats = (size_t)config->layers * principal_floats(config->hidden, (int)options->rank);
+  TRY(comm_agree(run->grid.world, memory_array(&run->frozen, floats, sizeof *run->frozen)));
+  TRY(directions_get(engine, options, &run->data, run->frozen));
+  return tap_source_project(&engine->source, run->frozen);
+}
+
+static int open_store(struct taps_run *run, const struct options *options) {
+  struct tap_identity of = {.backbone = run->engine.digest,
+                            .directions = directions_digest(&run->engine, options->rank, run->frozen)};
+  return tap_store_open(&run->store, options, &run->engine.source, &of, &run->data, run->grid.world);
 }
 
 /* Of all stages. */
@@ -116,8 +137,10 @@ static int run_groups(struct taps_run *run) {
 
 static int fill(struct taps_run *run, const struct options *options, struct comm *comm) {
   TRY(grid_open(&run->grid, comm, (int)options->pipeline_stages, placement_of(options)));
-  TRY(comm_agree(comm, open_all(run, options, comm)));
+  TRY(comm_agree(comm, open_all(run, options)));
   TRY(engine_connect(&run->engine));
+  TRY(comm_agree(comm, open_directions(run, options)));
+  TRY(comm_agree(comm, open_store(run, options)));
   engine_banner(&run->engine);
   TRY(comm_agree(comm, check_size(run)));
   if (comm->rank == 0) compare_sources(run, comm);
@@ -192,6 +215,7 @@ int command_taps(const struct options *options, struct comm *comm) {
   struct taps_run run = {0};
   int status = fill(&run, options, comm);
   tap_store_close(&run.store);
+  free(run.frozen);
   step_plan_close(&run.plan);
   data_order_close(&run.order);
   engine_close(&run.engine);

@@ -9,6 +9,7 @@
 #include <memory>
 #include <sched.h>
 #include <set>
+#include <unistd.h>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -250,6 +251,16 @@ cudaError_t cudaSetDevice(int device) {
   return status != cudaSuccess ? status : device >= 0 && device < count ? cudaSuccess : failed(cudaErrorInvalidValue);
 }
 
+/* Every process has GPUs of its own, as a scheduler may see to; QST_HOST_SHARED_GPU: all see the same ones. */
+static unsigned first_gpu() {
+  return getenv("QST_HOST_SHARED_GPU") ? 0 : (unsigned)getpid() << 4;
+}
+
+cudaError_t cudaDeviceGetPCIBusId(char *address, int size, int device) {
+  snprintf(address, (size_t)size, "%04x:00:00.0", (first_gpu() + (unsigned)device) & 0xffff);
+  return cudaSuccess;
+}
+
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int device) {
   const char *capability = getenv("QST_HOST_CAPABILITY"), *minor = capability ? strchr(capability, '.') : nullptr;
   *properties = cudaDeviceProp{};
@@ -257,6 +268,8 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int devic
   properties->totalGlobalMem = (size_t)1 << 30;
   properties->major = capability ? atoi(capability) : 9;
   properties->minor = minor ? atoi(minor + 1) : 0;
+  unsigned number = first_gpu() + (unsigned)device;
+  memcpy(properties->uuid.bytes, &number, sizeof number);
   return cudaSuccess;
 }
 

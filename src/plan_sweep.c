@@ -1,0 +1,135 @@
+#include "plan_sweep.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/memory.h"
+
+static const struct variant {
+  const char *name;
+  char reduction[12];
+  bool sharded;
+} variants[SWEEP_VARIANTS] = {{.name = "exact", .reduction = "exact"},
+                              {.name = "fast", .reduction = "fast"},
+                              {.name = "exact, sharded optimizer", .reduction = "exact", .sharded = true},
+                              {.name = "fast, sharded optimizer", .reduction = "fast", .sharded = true}};
+
+const char *sweep_variant_name(int variant) {
+  return variants[variant].name;
+}
+
+/* ---- one point ------------------------------------------------------------------------------------------ */
+
+/* Fewer ranks than a node has are one node of so many. */
+static struct machine machine_of(const struct plan_request *request, int ranks) {
+  struct machine machine = request->machine;
+  machine.nodes = ranks > machine.per_node ? ranks / machine.per_node : 1;
+  if (ranks < machine.per_node) machine.per_node = ranks;
+  return machine;
+}
+
+static int plan_point(const struct plan_request *request, int ranks, bool weak, const struct variant *variant,
+                      double *tokens_per_second) {
+  struct options options = *request->options;
+  struct plan_request at = *request;
+  struct rehearsal *rehearsals = NULL;
+  struct plan plan;
+  char reduction[sizeof variant->reduction];
+  memcpy(reduction, variant->reduction, sizeof reduction);
+  options.reduction = reduction;
+  options.shard_optimizer = variant->sharded;
+  at.options = &options;
+  at.machine = machine_of(request, ranks);
+  at.growth = weak ? (double)ranks / plan_ranks(request) : 1;
+  TRY(plan_rehearse(&at, 1, &rehearsals));
+  int status = plan_combine(&at, rehearsals, &plan);
+  plan_forget(&rehearsals, at.stages);
+  TRY(status);
+  *tokens_per_second = plan.tokens_per_second;
+  plan_free(&plan);
+  return OK;
+}
+
+/* ---- all of them ---------------------------------------------------------------------------------------- */
+
+/* Ranks of point i: twice as many each time, whole nodes from one node on. 0 after the last. */
+static int ranks_at(const struct plan_request *request, int i) {
+  int per_node = request->machine.per_node, ranks = request->stages;
+  for (; i > 0; i--) ranks = 2 * ranks > per_node && ranks < per_node ? per_node : 2 * ranks;
+  return ranks <= SWEEP_NODES * per_node ? ranks : 0;
+}
+
+static int fill_points(const struct plan_request *request, struct sweep *sweep) {
+  struct sweep_point *point = sweep->points;
+  for (int weak = 0; weak < SWEEP_SCALINGS; weak++)
+    for (int v = 0; v < SWEEP_VARIANTS; v++)
+      for (int i = 0; i < sweep->count; i++, point++) {
+        const struct sweep_point *first = point - i;
+        point->ranks = ranks_at(request, i);
+        point->nodes = machine_of(request, point->ranks).nodes;
+        TRY(plan_point(request, point->ranks, weak, &variants[v], &point->tokens_per_second));
+        point->efficiency = point->tokens_per_second / point->ranks / (first->tokens_per_second / first->ranks);
+      }
+  return OK;
+}
+
+/* ---- what was measured ---------------------------------------------------------------------------------- */
+
+static int read_point(const struct plan_request *request, const json_t *entry, const char *path,
+                      struct measured_point *out) {
+  const char *scaling = json_string_value(json_object_get(entry, "scaling"));
+  json_int_t ranks = json_integer_value(json_object_get(entry, "ranks"));
+  out->tokens_per_second = json_number_value(json_object_get(entry, "tokens_per_second"));
+  out->weak = scaling && strcmp(scaling, "weak") == 0;
+  bool known = out->weak || (scaling && strcmp(scaling, "strong") == 0);
+  if (!known || ranks < 1 || ranks > 1 << 24 || !(out->tokens_per_second > 0))
+    return fail(ERR_INPUT, "%s: a point needs scaling (strong or weak), ranks and tokens_per_second", path);
+  if (ranks % request->stages)
+    return fail(ERR_INPUT, "%s: %d ranks were measured, which are no %d stages", path, (int)ranks, request->stages);
+  out->ranks = (int)ranks;
+  return plan_point(request, out->ranks, out->weak, &variants[0], &out->planned);
+}
+
+static int read_points(const struct plan_request *request, const json_t *points, const char *path,
+                       struct sweep *sweep) {
+  size_t count = json_array_size(points);
+  if (count == 0) return fail(ERR_INPUT, "%s: no \"points\": give a result of benchmarks/scaling", path);
+  TRY(memory_array(&sweep->measured, count, sizeof *sweep->measured));
+  for (size_t i = 0; i < count; i++) TRY(read_point(request, json_array_get(points, i), path, &sweep->measured[i]));
+  sweep->measured_count = (int)count;
+  return OK;
+}
+
+static int read_measured(const struct plan_request *request, const char *path, struct sweep *sweep) {
+  json_error_t error;
+  json_t *root = json_load_file(path, 0, &error);
+  if (!root) return fail(ERR_INPUT, "%s: line %d: %s", path, error.line, error.text);
+  int status = read_points(request, json_object_get(root, "points"), path, sweep);
+  json_decref(root);
+  return status;
+}
+
+/* ---- the sweep ------------------------------------------------------------------------------------------ */
+
+int sweep_make(const struct plan_request *request, const char *measured, struct sweep *out) {
+  *out = (struct sweep){0};
+  int status;
+  while (ranks_at(request, out->count)) out->count++;
+  if (out->count == 0)
+    return fail(ERR_USAGE, "%d stages are more ranks than %d nodes have", request->stages, SWEEP_NODES);
+  TRY_GOTO(status, failed,
+           memory_array(&out->points, SWEEP_SCALINGS * SWEEP_VARIANTS * (size_t)out->count, sizeof *out->points));
+  TRY_GOTO(status, failed, fill_points(request, out));
+  if (measured) TRY_GOTO(status, failed, read_measured(request, measured, out));
+  return OK;
+failed:
+  sweep_free(out);
+  return status;
+}
+
+void sweep_free(struct sweep *sweep) {
+  free(sweep->points);
+  free(sweep->measured);
+  *sweep = (struct sweep){0};
+}
