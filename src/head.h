@@ -19,10 +19,10 @@ struct head {
   struct side *side; /**< NULL: the backbone alone, y = norm(h_L) */
   int capacity;
   /* act [capacity, hidden] */
-  const void *y;      /**< `mixed`, or the taps' normed without a side network */
-  void *lifted;       /**< U · norm_side(s) + b */
-  void *mixed;        /**< mix of the two */
-  void *dy;           /**< gradient of y; training only */
+  const void *y; /**< `mixed`, or the taps' normed without a side network */
+  void *lifted;  /**< U · norm_side(s) + b */
+  void *mixed;   /**< mix of the two */
+  void *dy;      /**< gradient of y; training only */
   /* act [capacity, width]; rstd [capacity] */
   void *s_picked, *s_normed, *ds_picked;
   float *s_rstd;
