@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "io/tap_writer.h"
 
 enum { BLOCK = 4 << 20 };
 
@@ -52,6 +53,7 @@ int tap_cache_open(struct tap_cache **out, const char *folder, const char *store
   TRY(folder_name(folder, format, &cache->folder));
   if (!copies) return OK;
   TRY(file_make_folder(cache->folder));
+  TRY(tap_writer_clear(cache->folder)); /* what a killed run was copying */
   TRY(file_join(cache->folder, "segment", &part));
   int status = file_temporary(part, &cache->temporary);
   free(part);

@@ -8,8 +8,8 @@
  *   s_l = v_l + SwiGLU_l(RMSNorm(v_l))                                        l = 1 … L
  *
  *   D(h) = LayerNorm(B · swish(A · h)) for adapter; lora leaves out the swish, linear is LayerNorm(W · h), maxpool and
- *   avgpool are LayerNorm(pool(h)), pca LayerNorm(B · t) of the principal components t of h (principal.h): every variant ends in the same trained LayerNorm, which brings the residual
- *   stream's scale, growing from layer to layer, back to one.
+ *   avgpool are LayerNorm(pool(h)), pca is LayerNorm(B · t) with the principal components t of h (principal.h): every variant
+ *   ends in the same trained LayerNorm, which brings the residual stream's scale, growing from layer to layer, back to one.
  *
  * All activations are act [rows, …] with T = rows of the micro-batch. Gradients stop at the taps.
  */

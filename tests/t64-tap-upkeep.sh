@@ -38,6 +38,7 @@ for segment in "$store"/segment-*.h5; do
   cmp "$segment" "$cache"/taps-*/"${segment##*/}" || die "no copy of $segment"
 done
 [[ ! -e $cache/index.h5 ]] || die "the index was copied"
+echo left >"$(echo "$cache"/taps-*)/segment.tmp-$(uname -n)-999999999"
 run all-cached 3 --taps "$store" --tap-cache "$cache"
 says all-cached "MB of them from the tap cache"
 ! compgen -G "$cache/taps-*/*.tmp-*" >/dev/null || die "left in the cache: $(ls "$cache"/taps-*)"
@@ -75,6 +76,18 @@ prune doubled
 says doubled "0 segments were damaged, [2-9] doubled, 0 beyond the limit; .* has 100 of 100 rows"
 [[ $(cd "$store" && echo segment-*) == $(cd "$work/whole" && echo segment-*) ]] || die "not pruned: $(ls "$store")"
 run after-doubled 1 --taps "$store"
+
+# Segments of a pipeline's stages: each half is needed until whole ones have its rows.
+staged=$work/staged
+"${mpirun[@]}" 2 "$QST" "${taps[@]}" --quiet --taps "$staged" --pipeline-stages 2 2>/dev/null
+whole=$store store=$staged
+prune staged
+says staged "0 segments were damaged, 0 doubled, 0 beyond the limit; .* has 100 of 100 rows"
+cp "$whole"/segment-*.h5 "$staged"
+prune staged-and-whole
+says staged-and-whole "0 segments were damaged, [2-9] doubled, 0 beyond the limit; .* has 100 of 100 rows"
+[[ $(cd "$staged" && echo segment-*) == $(cd "$whole" && echo segment-*) ]] || die "not pruned: $(ls "$staged")"
+store=$whole
 
 printf 'damaged' | dd of="$(find "$store" -name 'segment-*' | head -n 1)" bs=1 seek=40000 conv=notrunc status=none
 prune damaged
