@@ -14,30 +14,12 @@ BUILD=${BUILD:-build}
 QST=$BUILD/qst-mpi
 WORK=$BUILD/training
 STEPS=${STEPS:-8}
-LENGTH=512
 RESULT=benchmarks/results/training-$(date -u +%Y-%m-%dT%H%M)
 mkdir -p "$WORK" benchmarks/results
+. benchmarks/smollm2.sh
 
 mpirun=(mpirun --bind-to core)
 if [[ $(id -u) == 0 ]]; then mpirun+=(--allow-run-as-root); fi
-
-make_rows() { # COUNT
-  awk -v count="$1" -v len="$LENGTH" 'BEGIN {
-    srand(1)
-    for (row = 0; row < count; row++) {
-      ids = ""
-      for (i = 0; i < len; i++) ids = ids (i ? "," : "") 100 + int(rand() * 40000)
-      printf "{\"input_ids\":[%s],\"labels\":[%s]}\n", ids, ids
-    }
-  }'
-}
-
-prepare() {
-  [[ -e $WORK/rows.h5 ]] && return
-  "$QST" quantize --quiet --model "$(benchmarks/demo/get_model.sh)" --out "$WORK/backbone.h5"
-  make_rows 256 >"$WORK/rows.jsonl"
-  "$QST" tokenize --quiet --backbone "$WORK/backbone.h5" --in "$WORK/rows.jsonl" --out "$WORK/rows.h5"
-}
 
 # ceiling THREADS: GFLOP/s of one large bf16 product
 ceiling() {

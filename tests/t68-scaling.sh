@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# benchmarks/scaling.sh on a tiny model: a table, JSON that plan reads, a picture; it fails when losses differ or a goal is missed.
+# RUN timeout=240
+. tests/tiny_run.sh
+command -v mpirun >/dev/null || exit 77
+make_tiny
+export BUILD QST BACKBONE=$work/b.h5 DATA=$work/t.h5 WORK=$work/runs RANKS="1 2" STAGES="1 2" ROWS=6 STEPS=5 ROUNDS=1
+tiny=(--reduction-factor 3 --micro-batch-tokens 96 --lr 3e-3)
+
+# Two ranks may have to share a core here: goals that nothing misses.
+EFFICIENCY=0 BEHIND=100 RESULT=$work/result MPIRUN_OPTIONS="--oversubscribe --bind-to none" \
+  benchmarks/scaling.sh "${tiny[@]}" >"$work/out" 2>"$work/errors" || die "failed: $(cat "$work/out" "$work/errors")"
+[[ $(tail -n 1 "$work/out") == PASS ]] || die "no PASS: $(cat "$work/out")"
+[[ $(grep -cE '^\| (weak|strong) \| [12] \| [12] x [12] \| (6|12) \| [0-9]+ \| [0-9.]+ % \| [0-9.]+ % \| [0-9]+ \|$' "$work/out") == 6 ]] ||
+  die "not six rows: $(cat "$work/out")"
+[[ $(grep -c '"tokens_per_second": [0-9]' "$work/result.json") == 6 ]] || die "not six points: $(cat "$work/result.json")"
+if command -v gnuplot >/dev/null; then grep -q "weak 2 stages" "$work/result.svg" || die "no picture"; fi
+
+# The same runs again, as a table only; with a goal out of reach; and with a loss that differs.
+again() { # NAME STATUS
+  local status=0
+  RESULT="" benchmarks/scaling.sh table "$work/$1" "$work"/runs/* >"$work/out" || status=$?
+  [[ $status == "$2" ]] || die "$1 ended with $status: $(cat "$work/out")"
+}
+BEHIND=100 EFFICIENCY=0 again table 0
+cmp -s <(sed 1d "$work/table.md") <(sed 1d "$work/result.md") || die "a table of the same runs differs"
+BEHIND=100 EFFICIENCY=201 again goal 1
+grep -q '(goal 201): FAIL' "$work/out" || die "the goal is not named: $(cat "$work/out")"
+sed -i 's/"loss":[0-9]/"loss":9/' "$work/runs/strong-2x2-1/metrics.jsonl"
+BEHIND=100 EFFICIENCY=0 again loss 1
+grep -q 'grids: FAIL' "$work/out" || die "a different loss passed: $(cat "$work/out")"
