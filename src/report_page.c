@@ -277,11 +277,13 @@ static int picture(const struct buffer *svg, struct buffer *out) {
   return buffer_print(out, "<p>No curves: gnuplot is not installed where this report was made.</p>\n");
 }
 
-int report_page(const struct report_run *runs, int count, const struct buffer *svg, struct buffer *out) {
+int report_page(const struct report_run *runs, int count, const struct buffer *svg, const struct buffer *timeline,
+                struct buffer *out) {
   TRY(buffer_append(out, HEAD, sizeof HEAD - 1));
   TRY(buffer_print(out, "<h1>qst-mpi: %d run%s</h1>\n", count, count > 1 ? "s" : ""));
   TRY(picture(svg, out));
   TRY(summary_table(runs, count, out));
+  if (timeline->size) TRY(buffer_append(out, timeline->data, timeline->size));
   TRY(commands(runs, count, out));
   TRY(settings_table(runs, count, out));
   return buffer_print(out, "</body>\n</html>\n");

@@ -7,9 +7,10 @@
 
 #include "report_plot.h"
 
-/** Appends the page. `svg` is the picture, or empty: the page then says that gnuplot is missing. Whatever comes from files
- *  or the command line is escaped. */
-int report_page(const struct report_run *runs, int count, const struct buffer *svg, struct buffer *out);
+/** Appends the page. `svg` is the picture, or empty: the page then says that gnuplot is missing; `timeline` what
+ *  report_timeline() made, or empty. Whatever comes from files or the command line is escaped. */
+int report_page(const struct report_run *runs, int count, const struct buffer *svg, const struct buffer *timeline,
+                struct buffer *out);
 
 /** The summary of a run, as the page's table and the terminal show it. Numbers that are not known are NAN. */
 struct report_summary {

@@ -91,7 +91,7 @@ int run_log_step(struct run_log *log, const struct step_facts *facts) {
   bool known = isfinite(facts->idle);
   int64_t largest[] = {resident_peak(), known ? -llround(1e9 * facts->idle) : 0};
   TRY(comm_max_i64(log->comm, largest, 2));
-  double idle = known ? -1e-9 * (double)largest[1] : (double)NAN;
+  double idle = known ? 1e-9 * (double)-largest[1] : (double)NAN;
   log->busy += facts->seconds;
   log->idle += idle;
   say_step(log, facts);

@@ -737,8 +737,9 @@ const struct option option_table[] = {
      .type = OPTION_TEXT,
      FIELD(trace),
      .value = "FILE.json",
-     .commands = TRAIN,
-     .help = "write a timeline of all ranks' lanes (chrome://tracing, ui.perfetto.dev)"},
+     .commands = TRAIN | REPORT,
+     .help = "a timeline of all ranks' lanes (chrome://tracing, ui.perfetto.dev): train writes it, report draws it "
+             "(default: trace.json in the first run, if it is there)"},
 
     {.name = "config",
      .group = general,

@@ -1,14 +1,15 @@
-/* report RUN… [--out DIR|FILE.html]: the runs' metrics as one HTML page and a PNG beside it. */
+/* report RUN… [--out DIR|FILE.html] [--trace FILE.json]: the runs' metrics as one HTML page and a PNG beside it. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "commands/commands.h"
 #include "report_page.h"
+#include "report_timeline.h"
 
 static int read_run(const char *path, struct report_run *run) {
   char *file;
@@ -44,19 +45,32 @@ cleanup:
   return status;
 }
 
-static int write_report(const struct report_run *runs, int count, const struct buffer *base) {
-  struct buffer svg = {0}, png = {0}, page = {0};
+/* Nothing where no trace is named and the first run has none. */
+static int draw_timeline(const struct options *options, struct buffer *out) {
+  if (options->trace) return report_timeline(options->trace, out);
+  char *path;
+  TRY(file_join(options->arguments[0], "trace.json", &path));
+  int status = access(path, F_OK) == 0 ? report_timeline(path, out) : OK;
+  free(path);
+  return status;
+}
+
+static int write_report(const struct options *options, const struct report_run *runs, const struct buffer *base) {
+  struct buffer svg = {0}, png = {0}, timeline = {0}, page = {0};
+  int count = options->argument_count;
   bool drawn;
   int status;
   TRY_GOTO(status, cleanup, report_plot(runs, count, PICTURE_SVG, &drawn, &svg));
   if (drawn) TRY_GOTO(status, cleanup, report_plot(runs, count, PICTURE_PNG, &drawn, &png));
   if (!drawn) log_warning("gnuplot is not installed: the report has no curves and no PNG (apt install gnuplot-nox)");
-  TRY_GOTO(status, cleanup, report_page(runs, count, &svg, &page));
+  TRY_GOTO(status, cleanup, draw_timeline(options, &timeline));
+  TRY_GOTO(status, cleanup, report_page(runs, count, &svg, &timeline, &page));
   TRY_GOTO(status, cleanup, write_as(base, ".html", &page));
   if (drawn) status = write_as(base, ".png", &png);
 cleanup:
   buffer_free(&svg);
   buffer_free(&png);
+  buffer_free(&timeline);
   buffer_free(&page);
   return status;
 }
@@ -78,7 +92,7 @@ static int report(const struct options *options) {
   for (int i = 0; i < count; i++) TRY_GOTO(status, cleanup, read_run(options->arguments[i], &runs[i]));
   TRY_GOTO(status, cleanup, check_steps(runs, count));
   TRY_GOTO(status, cleanup, choose_place(options, &base));
-  status = write_report(runs, count, &base);
+  status = write_report(options, runs, &base);
 cleanup:
   for (int i = 0; i < count; i++) metrics_log_free(&runs[i].log);
   free(runs);
