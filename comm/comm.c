@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "comm/backends.h"
 
@@ -53,6 +54,29 @@ void comm_close(struct comm **comm) {
   (*comm)->operations->close(*comm);
   free(*comm);
   *comm = NULL;
+}
+
+/* ---- waiting -------------------------------------------------------------------------------------------- */
+
+enum { NOTICE = 10 }; /* after this part of its deadline a rank says that it waits */
+
+int comm_wait_on(const struct comm *comm, struct comm_waiting *waiting, const char *operation) {
+  const struct comm_operations *operations = comm->operations;
+  double now = clock_seconds(), limit = comm->timeout;
+  if (waiting->start == 0) waiting->start = now;
+  double waited = now - waiting->start;
+  if (limit == 0 || !operations->name_missing) return OK;
+  if (waited > limit) return operations->name_missing(operation, limit);
+  if (waited > limit / NOTICE && !waiting->said) {
+    operations->say_waiting(true);
+    waiting->said = true;
+  }
+  return OK;
+}
+
+void comm_wait_over(const struct comm *comm, struct comm_waiting *waiting) {
+  if (waiting->said) comm->operations->say_waiting(false);
+  *waiting = (struct comm_waiting){0};
 }
 
 /* ---- operations ----------------------------------------------------------------------------------------- */

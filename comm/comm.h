@@ -20,6 +20,9 @@ struct comm_operations {
   int (*receive)(struct comm *, void *bytes, size_t size, int from);
   int (*barrier)(struct comm *);
   int (*split)(struct comm *, int color, int key, struct comm **out);
+  void (*say_waiting)(bool waits); /**< to all ranks of the job; NULL: there are no others */
+  int (*name_missing)(const char *operation,
+                      double waited); /**< fails with the ranks that do not wait; NULL likewise */
   void (*abort)(struct comm *, int status);
   void (*close)(struct comm *);
 };
@@ -45,6 +48,16 @@ int comm_launcher_rank(void);
 void comm_close(struct comm **comm);
 
 /* Every wait for another rank has the deadline `timeout`; then ERR_SYSTEM, naming the operation and the late ranks. */
+
+/** A wait for other ranks in which the caller asks again and again whether they came. Start from `{0}`. */
+struct comm_waiting {
+  double start; /**< 0: not yet */
+  bool said;    /**< the others know of it */
+};
+/** Each time in vain: OK, or ERR_SYSTEM when the deadline is over, naming `operation` and the late ranks. */
+int comm_wait_on(const struct comm *comm, struct comm_waiting *waiting, const char *operation);
+/** They came, or the caller has something else to do: back to `{0}`. */
+void comm_wait_over(const struct comm *comm, struct comm_waiting *waiting);
 
 int comm_sum_i64(struct comm *comm, int64_t *values, size_t count); /**< in place, the same on all ranks */
 int comm_max_i64(struct comm *comm, int64_t *values, size_t count);

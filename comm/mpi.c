@@ -125,6 +125,8 @@ static const struct comm_operations operations = {
     .receive = mpi_receive,
     .barrier = mpi_barrier,
     .split = mpi_split,
+    .say_waiting = mpi_watch_say,
+    .name_missing = mpi_watch_blame,
     .abort = mpi_abort,
     .close = mpi_close,
 };

@@ -40,15 +40,8 @@ int mpi_test(struct mpi_requests *requests, bool *done, const char *operation);
 int mpi_wait(struct comm *comm, struct mpi_requests *requests, const char *operation);
 void mpi_forget(struct mpi_requests *requests);
 
-/** Whoever waits for MPI in some other way too: `waited` seconds so far, in `operation`. Gives the core away and returns
- *  OK, or ERR_SYSTEM with the late ranks' names when the communicator's deadline is over. Start from `{0}`. */
-struct mpi_waiting {
-  double start;
-  bool said;
-};
-int mpi_wait_on(const struct comm *comm, struct mpi_waiting *waiting, const char *operation);
-/** Ends what mpi_wait_on() began. */
-void mpi_wait_over(struct mpi_waiting *waiting);
+/** comm_wait_on(), and gives the core away. */
+int mpi_wait_on(const struct comm *comm, struct comm_waiting *waiting, const char *operation);
 
 /** All ranks of the job, so that those that are late can be named: mpi_watch.c. */
 int mpi_watch_open(const struct comm *world);

@@ -11,7 +11,7 @@ struct mpi_request {
   int bytes; /**< to receive or NOT_A_RECEIVE */
 };
 
-enum { FIRST_CAPACITY = 8, NOTICE = 10 }; /* NOTICE: the part of its deadline after which a rank says that it waits */
+enum { FIRST_CAPACITY = 8 };
 
 int mpi_status(int code, const char *operation) {
   if (code == MPI_SUCCESS) return OK;
@@ -70,32 +70,21 @@ static void give_way(double waited) {
   }
 }
 
-int mpi_wait_on(const struct comm *comm, struct mpi_waiting *waiting, const char *operation) {
-  double now = clock_seconds(), limit = comm->timeout;
-  if (waiting->start == 0) waiting->start = now;
-  double waited = now - waiting->start;
-  if (limit > 0 && waited > limit) return mpi_watch_blame(operation, limit);
-  if (limit > 0 && waited > limit / NOTICE && !waiting->said) {
-    mpi_watch_say(true);
-    waiting->said = true;
-  }
-  give_way(waited);
+int mpi_wait_on(const struct comm *comm, struct comm_waiting *waiting, const char *operation) {
+  TRY(comm_wait_on(comm, waiting, operation));
+  give_way(clock_seconds() - waiting->start);
   return OK;
 }
 
-void mpi_wait_over(struct mpi_waiting *waiting) {
-  if (waiting->said) mpi_watch_say(false);
-}
-
 int mpi_wait(struct comm *comm, struct mpi_requests *requests, const char *operation) {
-  struct mpi_waiting waiting = {0};
+  struct comm_waiting waiting = {0};
   bool done;
   TRY(mpi_test(requests, &done, operation));
   while (!done) {
     TRY(mpi_wait_on(comm, &waiting, operation));
     TRY(mpi_test(requests, &done, operation));
   }
-  mpi_wait_over(&waiting);
+  comm_wait_over(comm, &waiting);
   return OK;
 }
 

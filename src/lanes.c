@@ -68,7 +68,7 @@ int lanes_open(struct lanes *lanes, const struct lanes_parts *parts) {
 
 int lanes_connect(struct lanes *lanes, struct comm *replica) {
   int slots = lanes->order.slots, frames = lanes->order.frames, before = replica->rank - 1, after = replica->rank + 1;
-  lanes->timeout = replica->timeout;
+  lanes->replica = replica;
   if (has_previous(lanes)) {
     TRY(link_open(&lanes->hidden_in, lanes, replica, before, CHANNEL_RECEIVES, TAG_HIDDEN, slots));
     TRY(link_open(&lanes->s_in, lanes, replica, before, CHANNEL_RECEIVES, TAG_S, frames));
@@ -360,23 +360,22 @@ static int try_backward(struct lanes *lanes, int64_t end, const struct side_list
 
 /* ---- both ----------------------------------------------------------------------------------------------- */
 
-/* A neighbour's message is on its way: the core is somebody else's for a moment. `since`: when the waiting began. */
-static int pause_lanes(struct lanes *lanes, double *since) {
+/* A neighbour's message is on its way: the core is somebody else's for a moment. */
+static int pause_lanes(struct lanes *lanes, struct comm_waiting *waiting) {
   double now = clock_seconds();
-  if (*since < 0) *since = now;
-  if (lanes->timeout > 0 && now - *since > lanes->timeout)
-    return fail(ERR_SYSTEM,
-                "stage %d of %d has waited %.0f s for a neighbouring stage: look at the other ranks' nodes, or raise "
-                "--comm-timeout",
-                lanes->order.stage + 1, lanes->order.stages, now - *since);
+  if (lanes->replica) TRY(comm_wait_on(lanes->replica, waiting, "a message of a step"));
   nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
   lanes->idle += clock_seconds() - now;
   return OK;
 }
 
+static void stop_waiting(const struct lanes *lanes, struct comm_waiting *waiting) {
+  if (lanes->replica) comm_wait_over(lanes->replica, waiting);
+}
+
 int lanes_run(struct lanes *lanes, const struct lanes_pass *pass) {
   int64_t end = lanes->counts.finished + pass->count;
-  double since = -1;
+  struct comm_waiting waiting = {0};
   if (end > lanes->counts.queued) return fail(ERR_INTERNAL, "a pass over more micro-batches than are queued");
   for (enum pipeline_task task;
        (task = pipeline_side_task(&lanes->order, &lanes->counts, end, pass->backward)) != TASK_NONE;) {
@@ -387,31 +386,32 @@ int lanes_run(struct lanes *lanes, const struct lanes_pass *pass) {
       TRY(try_backward(lanes, end, pass->listener, &ran));
     if (!ran) TRY(make_taps(lanes, &ran));
     if (ran)
-      since = -1;
+      stop_waiting(lanes, &waiting);
     else
-      TRY(pause_lanes(lanes, &since));
+      TRY(pause_lanes(lanes, &waiting));
   }
   return OK;
 }
 
 int lanes_wait(struct lanes *lanes, struct transport *transport) {
-  double since = -1;
+  struct comm_waiting waiting = {0};
   bool ready;
   for (;;) {
     TRY(transport_ready(transport, &ready));
     if (ready) break;
     TRY(make_taps(lanes, &ready));
     if (ready)
-      since = -1;
+      stop_waiting(lanes, &waiting);
     else
-      TRY(pause_lanes(lanes, &since));
+      TRY(pause_lanes(lanes, &waiting));
   }
+  stop_waiting(lanes, &waiting);
   return transport_wait(transport);
 }
 
 int lanes_discard(struct lanes *lanes) {
   struct pipeline_counts *counts = &lanes->counts;
-  double since = -1;
+  struct comm_waiting waiting = {0};
   while (counts->finished < counts->queued) {
     bool ran = counts->finished < counts->taps || lanes->order.stages == 1;
     if (ran) {
@@ -424,8 +424,9 @@ int lanes_discard(struct lanes *lanes) {
       TRY(finish_micro_batch(lanes));
     } else {
       TRY(make_taps(lanes, &ran));
-      if (!ran) TRY(pause_lanes(lanes, &since));
+      if (!ran) TRY(pause_lanes(lanes, &waiting));
     }
+    if (ran) stop_waiting(lanes, &waiting);
   }
   return OK;
 }

@@ -61,8 +61,8 @@ struct lanes {
   int64_t hidden_asked, s_asked; /**< micro-batches whose messages are expected already */
   struct work *queue;            /**< [queue_size]: micro-batch i at i % queue_size */
   int64_t queue_size;
-  double timeout; /**< seconds without anything to do before a neighbour is given up; 0: never */
-  double idle;    /**< seconds in which neither lane had anything to do, since ever */
+  struct comm *replica; /**< whose deadline a neighbour has; NULL before lanes_connect(); borrowed */
+  double idle;          /**< seconds in which neither lane had anything to do, since ever */
 };
 
 /** What lanes are made of; all borrowed. */

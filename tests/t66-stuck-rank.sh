@@ -2,17 +2,18 @@
 # A run in which a rank is stopped, or killed, ends within --comm-timeout and says so, and resumes; a save that takes
 # longer than it times nobody out.
 # RUN timeout=240
+# RUN timeout=300 device=cuda
 . tests/tiny_run.sh
 make_tiny
-read -ra options <<<"$(tiny_options) --save-every 0 --eval-every 0 --comm-timeout 5 --threads 1"
+read -ra options <<<"$(tiny_options) --save-every 0 --eval-every 0 --comm-timeout 5 --threads 1 --device $DEVICE"
 
 # start RUN: three ranks that would train for ever; sets `job`, and `ranks` to their processes
 start() {
   local run=$1
   "${mpirun[@]}" 3 "$QST" "${options[@]}" --steps 1000000 --out "$run" 2>"$work/error" >/dev/null </dev/null &
   job=$!
-  for _ in $(seq $((600 * ${TIME_FACTOR:-1}))); do
-    grep -qs '"step":20,' "$run/metrics.jsonl" && break
+  for _ in $(seq $((1500 * ${TIME_FACTOR:-1}))); do
+    grep -qs '"step":3,' "$run/metrics.jsonl" && break
     sleep 0.02
   done
   mapfile -t ranks < <(pgrep -P $job)

@@ -13,7 +13,7 @@
 /* Those of this process, and the host's wait for the GPU. */
 static struct endpoint *all;
 static struct {
-  struct mpi_waiting waiting;
+  struct comm_waiting waiting;
   double looked; /**< when they were last asked for errors */
 } watch;
 
@@ -37,14 +37,14 @@ static int ask(const struct endpoint *endpoint, bool *ready) {
 
 /** Until NCCL has taken the call that gave `result`. */
 static int settle(const struct endpoint *endpoint, ncclResult_t result) {
-  struct mpi_waiting waiting = {0};
+  struct comm_waiting waiting = {0};
   bool ready = result != ncclInProgress;
   TRY(nccl_status(endpoint, result));
   while (!ready) {
     TRY(ask(endpoint, &ready));
     if (!ready) TRY(mpi_wait_on(endpoint->comm, &waiting, endpoint->operation));
   }
-  mpi_wait_over(&waiting);
+  comm_wait_over(endpoint->comm, &waiting);
   return OK;
 }
 
@@ -81,7 +81,7 @@ static int poll_wait(const char *operation) {
 }
 
 static void end_wait(void) {
-  mpi_wait_over(&watch.waiting);
+  if (all) comm_wait_over(all->comm, &watch.waiting);
 }
 
 static const struct cuda_guard guard = {.begin = begin_wait, .poll = poll_wait, .end = end_wait};

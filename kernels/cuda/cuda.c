@@ -1,6 +1,7 @@
 #include "kernels/cuda/cuda.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -17,9 +18,16 @@ int cuda_check(cudaError_t error, const char *what) {
 
 /* ---- opening --------------------------------------------------------------------------------------------- */
 
+/** Before the runtime starts: lanes, collectives and channels have a stream each, and streams that have to share one of the
+ *  usual 8 queues wait for each other, which with messages between ranks may be for ever. */
+static cudaError_t count_gpus(int *count) {
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
+  return cudaGetDeviceCount(count);
+}
+
 bool cuda_present(void) {
   int count = 0;
-  if (cudaGetDeviceCount(&count) == cudaSuccess && count > 0) return true;
+  if (count_gpus(&count) == cudaSuccess && count > 0) return true;
   cudaGetLastError();
   return false;
 }
@@ -27,7 +35,7 @@ bool cuda_present(void) {
 /** A scheduler shows each task its own GPU, or all of them to every task. */
 static int choose_gpu(int local_rank, int *gpu, struct cudaDeviceProp *properties) {
   int count = 0, chosen = 0;
-  cudaError_t error = cudaGetDeviceCount(&count);
+  cudaError_t error = count_gpus(&count);
   if (error != cudaSuccess || count == 0)
     return fail(ERR_SYSTEM, "cuda: no GPU to compute on (%s): --device cpu computes without one",
                 error == cudaSuccess ? "none is visible" : cudaGetErrorString(error));
