@@ -45,6 +45,8 @@ static bool has_next(const struct lanes *lanes) {
 
 /* ---- opening -------------------------------------------------------------------------------------------- */
 
+enum { FIRST_QUEUE = 64 }; /* micro-batches; it grows */
+
 int lanes_open(struct lanes *lanes, const struct lanes_parts *parts) {
   *lanes = (struct lanes){.device = parts->device,
                           .source = parts->source,
@@ -52,6 +54,8 @@ int lanes_open(struct lanes *lanes, const struct lanes_parts *parts) {
                           .head = parts->head,
                           .sums = parts->sums,
                           .order = parts->order};
+  lanes->queue_size = FIRST_QUEUE;
+  TRY(memory_array(&lanes->queue, FIRST_QUEUE, sizeof *lanes->queue));
   TRY(memory_array(&lanes->slots, (size_t)lanes->order.slots, sizeof *lanes->slots));
   TRY(memory_array(&lanes->frames, (size_t)lanes->order.frames, sizeof *lanes->frames));
   for (int i = 0; i < lanes->order.frames; i++)
@@ -83,9 +87,9 @@ int lanes_connect(struct lanes *lanes, struct comm *replica) {
 }
 
 void lanes_close(struct lanes *lanes) {
-  struct link *links[] = {&lanes->hidden_in, &lanes->hidden_out, &lanes->s_in,
-                          &lanes->s_out,     &lanes->ds_in,      &lanes->ds_out};
-  for (size_t i = 0; i < sizeof links / sizeof *links; i++) channel_close(&links[i]->channel);
+  struct link *const links[] = {&lanes->hidden_in, &lanes->hidden_out, &lanes->s_in,
+                                &lanes->s_out,     &lanes->ds_in,      &lanes->ds_out};
+  for (int i = 0; i < 6; i++) channel_close(&links[i]->channel);
   for (int i = 0; lanes->slots && i < lanes->order.slots; i++) {
     device_event_close(lanes->device, &lanes->slots[i].filled);
     device_event_close(lanes->device, &lanes->slots[i].freed);
@@ -105,7 +109,7 @@ static const struct work *work_at(const struct lanes *lanes, int64_t i) {
 
 /* Micro-batch i stays at i % size, so that a longer queue is filled anew. */
 static int lengthen_queue(struct lanes *lanes) {
-  int64_t size = lanes->queue_size ? 2 * lanes->queue_size : 64;
+  int64_t size = 2 * lanes->queue_size;
   struct work *queue;
   TRY(memory_array(&queue, (size_t)size, sizeof *queue));
   for (int64_t i = lanes->counts.finished; i < lanes->counts.queued; i++) queue[i % size] = *work_at(lanes, i);
