@@ -2,7 +2,7 @@
 #
 # Variables: CC, CFLAGS (added), PREFIX, V=1 (show commands), SAN=address|thread (sanitizer build in its own folder),
 # BUILD (folder of all products), search=TEXT (run the tests whose name contains it), CUDA=0|1|auto (the cuda device: left
-# out, demanded, when nvcc is found), CUDA_ARCHS (what it is compiled for).
+# out, demanded, when nvcc is found), CUDA_ARCHS (what it is compiled for: CUDA_ARCHS=90a while developing on one GPU).
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := all
@@ -22,11 +22,10 @@ OTHER_CFLAGS ?= $(call once,OTHER_CFLAGS,$(PKG) --cflags jansson libpcre2-8 libu
 OTHER_LIBS ?= $(call once,OTHER_LIBS,$(PKG) --libs jansson libpcre2-8 libutf8proc libxxhash)
 DNNL_LIBS ?= -ldnnl # oneDNN: the ceiling that benchmarks compare with
 
-# The cuda device. It is left out unless asked for: it passes its tests on the host runtime, but has not yet been run on a GPU.
-# cuBLASLt is loaded when it opens; the runtime is linked statically and needs no driver to start.
-CUDA ?= 0
+# The cuda device: compiled where nvcc is found, for every GPU that it knows. It passes its tests on the host runtime, but has
+# not yet been run on a GPU. cuBLASLt is loaded when it opens; the runtime is linked statically and needs no driver to start.
+CUDA ?= auto
 NVCC ?= $(or $(shell command -v nvcc),$(wildcard /usr/local/cuda/bin/nvcc))
-CUDA_ARCHS ?= 80 86 89 90a 100 120
 ifeq ($(CUDA)$(NVCC),1)
 $(error CUDA=1, but there is no nvcc: add it to PATH, set NVCC, or leave the cuda device out with CUDA=0)
 endif
@@ -35,8 +34,20 @@ CUDA_HOME ?= $(patsubst %/bin/,%,$(dir $(realpath $(NVCC))))
 CUDA_LIBS ?= -L$(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib) $(CUDA_HOME)/lib64) -lcudart_static -ldl -lrt \
   -lpthread -lstdc++
 CUDA_DEFINES := $(if $(WITH_CUDA),-DQST_CUDA)
-NVCC_FLAGS = -std=c++20 -O3 -lineinfo -I. -Isrc -Ikernels/cuda/ptx -Xcompiler -Wall,-Wextra \
-  $(foreach arch,$(CUDA_ARCHS),-gencode arch=compute_$(arch),code=sm_$(arch))
+# Ampere, Ada, Hopper (with what only it has), Blackwell; and for GPUs to come, code that the driver compiles.
+ALL_CUDA_ARCHS := 80 86 89 90a 100 120
+NVCC_KNOWS = $(call once,NVCC_KNOWS,$(NVCC) --list-gpu-arch)
+CUDA_ARCHS ?= $(foreach arch,$(ALL_CUDA_ARCHS),$(if $(filter compute_$(arch:a=),$(NVCC_KNOWS)),$(arch)))
+CUDA_LEFT_OUT = $(filter-out $(CUDA_ARCHS),$(ALL_CUDA_ARCHS))
+CUDA_STATE = $(if $(WITH_CUDA),$$($(NVCC) --version | sed -n 's/.*release/nvcc/p') for sm \
+  $(CUDA_ARCHS)$(if $(CUDA_LEFT_OUT),; not asked for or not known to it: $(CUDA_LEFT_OUT)),left out: \
+  $(if $(NVCC),CUDA=$(CUDA),there is no nvcc))
+NVCC_TARGETS = $(foreach arch,$(CUDA_ARCHS),-gencode arch=compute_$(arch),code=sm_$(arch)) \
+  $(foreach arch,$(filter-out %a,$(lastword $(CUDA_ARCHS))),-gencode arch=compute_$(arch),code=compute_$(arch))
+# Code for all GPUs is large: compressed it is a seventh. Older versions compress less, unasked.
+NVCC_COMPRESS = $(call once,NVCC_COMPRESS,$(NVCC) --help | grep -q compress-mode && echo --compress-mode=size)
+NVCC_FLAGS = -std=c++20 -O3 -lineinfo --threads 0 $(NVCC_COMPRESS) -I. -Isrc -Ikernels/cuda/ptx -Xcompiler -Wall,-Wextra $(NVCC_TARGETS)
+NVCC_CACHE = $(filter ccache,$(firstword $(CC)))
 
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wstrict-prototypes -Wmissing-prototypes \
   -Wno-pass-failed # clang: `omp simd` is a permission, and without optimization or under sanitizers not taken
@@ -90,10 +101,15 @@ $(BUILD)/with-cuda-%:
 
 $(CUDA_SOURCES:%.c=$(BUILD)/%.o): CFLAGS += -isystem $(CUDA_HOME)/include
 
+$(CUDA_KERNELS:%.cu=$(BUILD)/%.cu.o): $(BUILD)/cuda-archs-$(subst $() $(),-,$(strip $(if $(WITH_CUDA),$(CUDA_ARCHS))))
+$(BUILD)/cuda-archs-%:
+	@mkdir -p $(@D)
+	$(Q)rm -f $(BUILD)/cuda-archs-* && touch $@
+
 $(BUILD)/%.cu.o: %.cu
 	$(if $(filter 1,$(V)),,@echo "nvcc $<")
 	@mkdir -p $(@D)
-	$(Q)$(NVCC) $(NVCC_FLAGS) -MMD -MP -c -o $@ $<
+	$(Q)$(NVCC_CACHE) $(NVCC) $(NVCC_FLAGS) -MMD -MP -c -o $@ $<
 
 define ISA_RULE
 $(BUILD)/kernels/cpu/isa/%.$(1).o: kernels/cpu/isa/%.c
@@ -161,6 +177,27 @@ $(HOST)/tests/%: tests/%.c $(HOST_LIBRARY)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(BASE_CFLAGS) $(CFLAGS) $(HOST_CFLAGS) -o $@ $< $(HOST_LIBRARY) $(LDFLAGS) $(HOST_LIBS)
 
+.PRECIOUS: $(BUILD)/tests/%.cu.o $(HOST)/tests/%.cu.o
+
+# The same tests for this machine's GPU: $(BUILD)/gpu.
+GPU := $(BUILD)/gpu
+GPU_CFLAGS = $(CUDA_DEFINES) -isystem $(CUDA_HOME)/include
+GPU_TESTS := $(HOST_TESTS:$(HOST)/%=$(GPU)/%)
+
+$(GPU)/qst-mpi: $(PROGRAM)
+	@mkdir -p $(@D)
+	$(Q)ln -f $< $@
+
+$(GPU)/tests/%: $(BUILD)/tests/%.cu.o $(LIBRARY)
+	$(if $(filter 1,$(V)),,@echo "test $@")
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(BASE_CFLAGS) $(CFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
+
+$(GPU)/tests/%: tests/%.c $(LIBRARY)
+	$(if $(filter 1,$(V)),,@echo "test $@")
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(BASE_CFLAGS) $(CFLAGS) $(GPU_CFLAGS) -o $@ $< $(LIBRARY) $(LDFLAGS) $(LIBS)
+
 # ---- tests and checks ---------------------------------------------------------------------------------------
 
 .PHONY: test tests check
@@ -177,8 +214,12 @@ selected = $(if $(search),$(foreach f,$(1),$(if $(findstring $(search),$(f)),$(f
 check: $(addprefix $(BUILD)/tests/,$(call selected,$(notdir $(TEST_PROGRAMS)))) $(if $(wildcard tests/*$(search)*.sh),$(PROGRAM) $(BUILD)/bench-comm)
 	$(Q)BUILD=$(BUILD) TIME_FACTOR=$(if $(SAN),5,1) tests/run $(search)
 
+# What the rehearsal of gpu-check (t66) needs besides.
+REHEARSAL = $(if $(call selected,t66-gpu-check),$(addprefix $(HOST)/,bench-kernels tests/t20-ptx tests/t25-sums) \
+  $(BUILD)/random-backbone)
+
 .PHONY: check-cuda
-check-cuda: $(addprefix $(HOST)/tests/,$(call selected,$(notdir $(HOST_TESTS)))) $(PROGRAM) $(HOST)/qst-mpi $(HOST)/planted ## test the CUDA code without a GPU (search=TEXT)
+check-cuda: $(addprefix $(HOST)/tests/,$(call selected,$(notdir $(HOST_TESTS)))) $(PROGRAM) $(HOST)/qst-mpi $(HOST)/planted $(REHEARSAL) ## test the CUDA code without a GPU (search=TEXT)
 	$(Q)BUILD=$(BUILD) DEVICES=cuda TIME_FACTOR=$(if $(SAN),5,1) tests/run $(search)
 
 # A fuzz target tests/fuzz/fuzz_NAME.c starts from the files its own source names: // SEEDS tests/fixtures/x*.json
@@ -225,11 +266,38 @@ $(BUILD)/bench-comm: benchmarks/comm.c $(LIBRARY)
 
 bench-kernels: $(BUILD)/bench-kernels ## build the benchmark of every kernel (build/bench-kernels --help)
 
-$(BUILD)/bench-kernels: benchmarks/kernels.c benchmarks/kernels_cases.c benchmarks/ceilings.c $(LIBRARY) \
-  benchmarks/kernels_cases.h benchmarks/ceilings.h kernels/device.h
+BENCH_KERNELS := benchmarks/kernels.c benchmarks/kernels_cases.c benchmarks/clock.c
+BENCH_KERNELS_HEADERS := benchmarks/kernels_cases.h benchmarks/ceilings.h tests/device_memory.h kernels/device.h
+
+$(BUILD)/bench-kernels: $(BENCH_KERNELS) benchmarks/ceilings.c $(LIBRARY) $(BENCH_KERNELS_HEADERS)
 	$(if $(filter 1,$(V)),,@echo "link $@")
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(filter-out -MMD -MP,$(BASE_CFLAGS)) $(CFLAGS) -o $@ $(filter %.c %.a,$^) $(LDFLAGS) $(LIBS) $(DNNL_LIBS)
+
+$(GPU)/bench-kernels: $(BENCH_KERNELS) benchmarks/ceilings_cuda.c $(LIBRARY) $(BENCH_KERNELS_HEADERS)
+	$(if $(filter 1,$(V)),,@echo "link $@")
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(filter-out -MMD -MP,$(BASE_CFLAGS)) $(CFLAGS) $(GPU_CFLAGS) -o $@ $(filter %.c %.a,$^) $(LDFLAGS) $(LIBS)
+
+$(HOST)/bench-kernels: $(BENCH_KERNELS) benchmarks/ceilings_cuda.c $(HOST_LIBRARY) $(BENCH_KERNELS_HEADERS)
+	$(if $(filter 1,$(V)),,@echo "link $@")
+	$(Q)$(CC) $(filter-out -MMD -MP,$(BASE_CFLAGS)) $(CFLAGS) $(HOST_CFLAGS) -o $@ $(filter %.c %.a,$^) $(LDFLAGS) $(HOST_LIBS)
+
+$(BUILD)/random-backbone: benchmarks/random_backbone.c $(LIBRARY)
+	$(if $(filter 1,$(V)),,@echo "link $@")
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(filter-out -MMD -MP,$(BASE_CFLAGS)) $(CFLAGS) -o $@ $(filter %.c %.a,$^) $(LDFLAGS) $(LIBS)
+
+.PHONY: gpu-programs gpu-check bundle
+gpu-programs: $(PROGRAM) $(BUILD)/random-backbone $(GPU_TESTS) $(GPU)/qst-mpi $(GPU)/bench-kernels
+
+gpu-check: ## test and measure the cuda device on this machine's GPU (results under benchmarks/results)
+	$(Q)$(MAKE) --no-print-directory CUDA=1 gpu-programs
+	$(Q)BUILD=$(BUILD) benchmarks/gpu_check.sh
+
+bundle: ## pack what gpu-check needs, with its libraries, for a machine without compilers (build/bundle)
+	$(Q)$(MAKE) --no-print-directory CUDA=1 gpu-programs
+	$(Q)benchmarks/bundle.sh $(BUILD) build/bundle
 
 .PHONY: bench-taps
 bench-taps: $(BUILD)/bench-taps ## build the benchmark of the tap store's way to the disk (benchmarks/taps-disk.sh runs it)
@@ -266,7 +334,8 @@ install: $(PROGRAM) $(BUILD)/qst-mpi.1 $(BUILD)/qst-mpi.bash ## install under PR
 .PHONY: help info
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@echo "Variables: CC, CFLAGS, LDFLAGS, PREFIX, DESTDIR, BUILD, V=1 (show commands), SAN=address|thread, search=TEXT"
+	@echo "Variables: CC, CFLAGS, LDFLAGS, PREFIX, DESTDIR, BUILD, V=1 (show commands), SAN=address|thread, search=TEXT,"
+	@echo "  CUDA=auto|0|1, CUDA_ARCHS=\"$(ALL_CUDA_ARCHS)\""
 
 info: ## what this build is made of
 	@echo "compiler  $$($(CC) --version | head -n 1)"
@@ -274,6 +343,7 @@ info: ## what this build is made of
 	@echo "HDF5      $$($(PKG) --modversion hdf5-openmpi 2>/dev/null || $(PKG) --modversion hdf5)"
 	@echo "oneDNN    $$(printf '#include <oneapi/dnnl/dnnl_version.h>\nDNNL_VERSION_MAJOR.DNNL_VERSION_MINOR' | \
 	  $(CC) $(OTHER_CFLAGS) -E -P - | tail -n 1 | tr -d ' ')"
+	@echo "cuda      $(CUDA_STATE)"
 	@echo "flags     $(BASE_CFLAGS) $(CFLAGS)"
 	@echo "libraries $(LIBS)"
 	@echo "tests     $(words $(TEST_PROGRAMS)) programs"

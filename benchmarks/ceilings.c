@@ -6,24 +6,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/error.h"
 #include "base/memory.h"
 
 enum { M = 2048, N = 4096, K = 4096, RUNS = 10, COPY_BYTES = 64 << 20 };
 
-static clockid_t chosen_clock = CLOCK_MONOTONIC;
-
-void clock_count_own(void) {
-  chosen_clock = CLOCK_THREAD_CPUTIME_ID;
-}
-
-double clock_seconds(void) {
-  struct timespec now;
-  clock_gettime(chosen_clock, &now);
-  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
+const char *const bench_device = "cpu";
 
 #define DNNL(call)                                                                                        \
   do {                                                                                                    \

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "tests/device_memory.h"
 
 /* ---- buffers -------------------------------------------------------------------------------------------- */
 
@@ -28,7 +29,7 @@ static float random_float(struct bench *bench) {
 
 static void *keep(struct bench *bench, size_t count, size_t size) {
   void *block = NULL;
-  int status = bench->buffer_count < MOST_BUFFERS ? memory_array(&block, count + 16, size)
+  int status = bench->buffer_count < MOST_BUFFERS ? shared_array(&block, count + 16, size)
                                                   : fail(ERR_INTERNAL, "a case has too many buffers");
   if (status == OK) bench->buffers[bench->buffer_count++] = block;
   if (status != OK && bench->status == OK) bench->status = status;
@@ -118,7 +119,7 @@ static struct matrix frozen(struct bench *bench, enum weight_format format, int 
 }
 
 void bench_clear(struct bench *bench) {
-  for (int i = 0; i < bench->buffer_count; i++) free(bench->buffers[i]);
+  for (int i = 0; i < bench->buffer_count; i++) shared_free(bench->buffers[i]);
   bench->buffer_count = bench->result_count = 0;
 }
 
@@ -369,6 +370,6 @@ int bench_cases(struct bench *bench) {
   gate_cases(bench, side);
   mix_cases(bench, s->hidden);
   loss_cases(bench, s->logit_rows, s->vocabulary);
-  parameter_cases(bench, (size_t)700000);
+  parameter_cases(bench, (size_t)s->parameters);
   return bench->status;
 }

@@ -13,6 +13,7 @@ struct model_shape {
   int hidden, ff, vocabulary, heads, kv_heads;
   int reduction, rank; /**< the side network's r and k */
   int logit_rows;
+  int parameters; /**< of the side network */
 };
 
 enum { MOST_BUFFERS = 24, MOST_RESULTS = 6 };
@@ -28,7 +29,7 @@ struct result {
 
 /** One case while it is measured. */
 struct bench {
-  struct device *device, *plain; /**< cpu devices: they share the memory of this process */
+  struct device *device, *plain; /**< the plain one is a cpu device; both reach the memory of the cases */
   struct model_shape shape;
   void *buffers[MOST_BUFFERS];
   int buffer_count;

@@ -2,6 +2,7 @@
 # The host runtime catches bugs: kernels with one each fail, the same without it pass, in every order of threads.
 # RUN device=cuda
 set -euo pipefail
+if [[ $CUDA_FOLDER == gpu ]]; then echo "a GPU is not the host runtime" && exit 77; fi
 planted=${QST%/*}/planted
 
 # caught NAME: by at least one order of threads

@@ -11,8 +11,6 @@
 
 #include "base/memory.h"
 
-enum { OPTION_AUTO = 0 }; /**< of integers that may be "auto" */
-
 enum command {
   COMMAND_QUANTIZE,
   COMMAND_TOKENIZE,

@@ -1,0 +1,94 @@
+/* What a GPU reaches: one large product through the cuda device, on random numbers (zeros would run faster), and one large
+ * copy by the CUDA runtime. */
+#include <cuda_runtime_api.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/error.h"
+#include "base/memory.h"
+#include "benchmarks/ceilings.h"
+#include "kernels/device.h"
+
+const char *const bench_device = "cuda";
+
+enum { RUNS = 10, TOGETHER = 5 };
+
+/** QST_BENCH_SIDE: another size, for rehearsals where there is no GPU. */
+static int side_of_product(void) {
+  const char *side = getenv("QST_BENCH_SIDE");
+  return side ? atoi(side) : 8192;
+}
+
+static int upload_random(struct device *device, void *to, size_t count) {
+  bf16 *host;
+  uint64_t random = 1;
+  TRY(memory_array(&host, count, sizeof *host));
+  for (size_t i = 0; i < count; i++) {
+    random = random * 6364136223846793005u + 1442695040888963407u;
+    host[i] = float_to_bf16((float)(int32_t)(random >> 32) * 0x1p-31f);
+  }
+  int status = device_upload(device, to, host, count * sizeof *host);
+  free(host);
+  return status;
+}
+
+static int measure_product(struct device *device, int side, double *best) {
+  size_t count = (size_t)side * (size_t)side, bytes = count * sizeof(bf16);
+  void *x = NULL, *w = NULL, *y = NULL;
+  int status;
+  TRY_GOTO(status, cleanup, device_allocate(device, MEMORY_WORKSPACE, &x, bytes));
+  TRY_GOTO(status, cleanup, device_allocate(device, MEMORY_WORKSPACE, &w, bytes));
+  TRY_GOTO(status, cleanup, device_allocate(device, MEMORY_WORKSPACE, &y, bytes));
+  TRY_GOTO(status, cleanup, upload_random(device, x, count));
+  TRY_GOTO(status, cleanup, upload_random(device, w, count));
+  struct linear_args product = {.y = y, .x = x, .w = w, .rows = side, .n = side, .k = side};
+  for (int run = 0; run < RUNS; run++) {
+    double start = clock_seconds();
+    for (int i = 0; i < TOGETHER; i++) TRY_GOTO(status, cleanup, device_linear(device, &product));
+    TRY_GOTO(status, cleanup, device_synchronize(device));
+    double rate = 2.0 * (double)side * (double)count * TOGETHER / (clock_seconds() - start);
+    if (run > 0 && rate > *best) *best = rate;
+  }
+cleanup:
+  device_release(device, MEMORY_WORKSPACE, &x, bytes);
+  device_release(device, MEMORY_WORKSPACE, &w, bytes);
+  device_release(device, MEMORY_WORKSPACE, &y, bytes);
+  return status;
+}
+
+static bool copy_rate(void *to, const void *from, size_t bytes, cudaStream_t stream, double *best) {
+  for (int run = 0; run < RUNS; run++) {
+    double start = clock_seconds();
+    for (int i = 0; i < TOGETHER; i++)
+      if (cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream) != cudaSuccess) return false;
+    if (cudaStreamSynchronize(stream) != cudaSuccess) return false;
+    double rate = 2.0 * (double)bytes * TOGETHER / (clock_seconds() - start);
+    if (run > 0 && rate > *best) *best = rate;
+  }
+  return true;
+}
+
+static int measure_copy(size_t bytes, double *best) {
+  void *from = NULL, *to = NULL;
+  cudaStream_t stream = NULL;
+  bool good = cudaMalloc(&from, bytes) == cudaSuccess && cudaMalloc(&to, bytes) == cudaSuccess &&
+              cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess &&
+              copy_rate(to, from, bytes, stream, best);
+  if (stream) cudaStreamDestroy(stream);
+  cudaFree(from);
+  cudaFree(to);
+  return good ? OK : fail(ERR_SYSTEM, "cuda: a copy of %zu MB failed", bytes >> 20);
+}
+
+int ceilings_measure(struct ceilings *out, int threads) {
+  struct device *device;
+  struct device_options options = {.name = bench_device, .act = "bf16", .threads = threads};
+  int side = side_of_product();
+  *out = (struct ceilings){0};
+  snprintf(out->library, sizeof out->library, "cuBLASLt");
+  TRY(device_open(&device, &options));
+  int status = measure_product(device, side, &out->product);
+  if (status == OK) status = measure_copy((size_t)side * (size_t)side * 16, &out->copy);
+  device_close(&device);
+  return status;
+}

@@ -1,0 +1,258 @@
+#!/usr/bin/env bash
+# Tests the cuda device on this machine's GPU and measures it beside the GPU's own ceilings: `make gpu-check`, or in a
+# bundle (`make bundle`) on a machine without compilers. A step that fails is reported and does not keep the next from
+# running. Writes gpu-DATE.json and gpu-DATE.md under benchmarks/results, and the steps' output beside the work.
+#
+#   BUILD=FOLDER       where the programs are (build)
+#   RESULTS=FOLDER     where the results go (benchmarks/results)
+#   WORK=FOLDER        backbones, rows and logs: 3 GB (BUILD/gpu-check)
+#   ONLY="STEP..."     these steps (all): wrappers tests sanitizer ceilings kernels train peers
+#   STEP_SECONDS=N     most a step may take (540)
+#   REHEARSE=1         on the host runtime with tiny shapes: tries this script, measures nothing
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+
+export BUILD=${BUILD:-build}
+export WORK=${WORK:-$BUILD/gpu-check}
+RESULTS=${RESULTS:-benchmarks/results}
+export REHEARSE=${REHEARSE:-}
+export CUDA_FOLDER=gpu
+if [[ $REHEARSE ]]; then CUDA_FOLDER=host; fi
+programs=$BUILD/$CUDA_FOLDER
+# shellcheck source=/dev/null # a bundle's libraries
+if [[ -r $BUILD/environment.sh ]]; then . "$BUILD/environment.sh"; fi
+
+# name | FLOP a token of a training step (FACTS: decoder, head forward and back, side network) | tokens a step
+shapes=("llama-2-7b|13.6e9|8192|16" "llama-2-70b|139.6e9|8192|4")
+sample=2048 micro_batch=8192
+kernel_shapes=(
+  "7b|--rows 8192 --sample 2048 --hidden 4096 --ff 11008 --vocabulary 32000 --heads 32 --kv-heads 32 --parameters 28623104"
+  "70b|--rows 8192 --sample 2048 --hidden 8192 --ff 28672 --vocabulary 32000 --heads 64 --kv-heads 8 --parameters 28623104"
+)
+if [[ $REHEARSE ]]; then
+  export QST_BENCH_SIDE=32
+  shapes=("tests/fixtures/tiny-llama/config.json|1e5|64|2")
+  sample=16 micro_batch=64
+  kernel_shapes=("tiny|--rows 16 --sample 8 --hidden 128 --ff 96 --vocabulary 64 --heads 4 --kv-heads 2 --logit-rows 8 --parameters 5000")
+fi
+
+# ---- steps: each runs in a process of its own (gpu_check.sh --step NAME) --------------------------------------
+
+# The wrappers of PTX first: when they are wrong, so is everything.
+step_wrappers() { DEVICES=cuda tests/run t20-ptx; }
+
+step_tests() {
+  if [[ $REHEARSE ]]; then
+    DEVICES=cuda tests/run t25
+  else
+    DEVICES=cuda tests/run
+  fi
+}
+
+step_sanitizer() {
+  local tool name
+  command -v compute-sanitizer >/dev/null || { echo "there is no compute-sanitizer here" && return 77; }
+  for tool in memcheck racecheck; do
+    for name in t21-norms t24-loss t25-sums t28-lanes; do
+      echo "== $tool $name"
+      DEVICE=cuda compute-sanitizer --tool "$tool" --error-exitcode 9 "$programs/tests/$name" || return 1
+    done
+  done
+}
+
+step_ceilings() {
+  "$programs/bench-kernels" --ceilings on | tee "$WORK/ceilings.json"
+}
+
+step_kernels() {
+  local entry status=0
+  for entry in "${kernel_shapes[@]}"; do
+    rm -f "$WORK/kernels-${entry%%|*}.json"
+    # shellcheck disable=SC2086
+    "$programs/bench-kernels" ${entry#*|} --json "$WORK/kernels-${entry%%|*}.json" || status=1
+  done
+  return $status
+}
+
+make_rows() { # COUNT LENGTH
+  awk -v count="$1" -v len="$2" 'BEGIN {
+    srand(1)
+    for (row = 0; row < count; row++) {
+      ids = ""
+      for (i = 0; i < len; i++) ids = ids (i ? "," : "") 3 + int(rand() * 80)
+      printf "{\"input_ids\":[%s],\"labels\":[%s]}\n", ids, ids
+    }
+  }'
+}
+
+# The most memory of the GPU in use, in MB, while a command runs: the last line of the file.
+watch_memory() { # FILE COMMAND...
+  local file=$1 status
+  shift
+  touch "$file.on"
+  (
+    most=0
+    while [[ -e $file.on ]]; do
+      used=$(nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits 2>/dev/null | head -n 1)
+      if ((${used:-0} > most)); then most=$used; fi
+      sleep 0.2
+    done
+    echo "$most" >"$file"
+  ) &
+  "$@"
+  status=$?
+  rm -f "$file.on"
+  wait $!
+  return $status
+}
+
+# train_shape NAME FLOP TOKENS STEPS: real training of a backbone of this shape with random weights
+train_shape() {
+  local shape=$1 flop=$2 tokens=$3 steps=$4 name
+  name=$(basename "${shape%/config.json}")
+  local folder=$WORK/$name
+  mkdir -p "$folder"
+  rm -rf "$folder/run"
+  [[ -e $folder/backbone.h5 ]] || "$BUILD/random-backbone" "$shape" "$folder/backbone.h5" || return 1
+  make_rows 64 "$sample" >"$folder/rows.jsonl"
+  [[ -e $folder/rows.h5 ]] ||
+    "$programs/qst-mpi" tokenize --quiet --backbone "$folder/backbone.h5" --in "$folder/rows.jsonl" \
+      --out "$folder/rows.h5" || return 1
+  watch_memory "$folder/memory" "$programs/qst-mpi" train --device cuda --backbone "$folder/backbone.h5" \
+    --data "$folder/rows.h5" --out "$folder/run" --steps "$steps" --global-batch $((tokens / sample)) \
+    --micro-batch-tokens "$micro_batch" --save-every 0 ${REHEARSE:+--reduction-factor 3 --quiet} || return 1
+  grep '"type":"step"' "$folder/run/metrics.jsonl" | sed 1,2d |
+    sed -E 's/.*"tokens_per_second":([0-9.eE+-]+).*/\1/' | sort -g |
+    awk -v name="$name" -v flop="$flop" -v memory="$(cat "$folder/memory")" '
+      { rate[NR] = $1 }
+      END {
+        if (!NR) exit 1
+        median = rate[int((NR + 1) / 2)]
+        printf "{\"shape\": \"%s\", \"tokens_per_second\": %.1f, \"tflops\": %.2f, \"gpu_megabytes\": %d}\n",
+          name, median, median * flop / 1e12, memory
+      }' | tee "$folder/train.json"
+}
+
+step_train() {
+  local entry status=0 shape flop tokens steps
+  for entry in "${shapes[@]}"; do
+    IFS='|' read -r shape flop tokens steps <<<"$entry"
+    train_shape "$shape" "$flop" "$tokens" $((steps > 4 ? steps : 4)) || status=1
+  done
+  return $status
+}
+
+step_peers() {
+  if [[ $REHEARSE ]] || ! python3 -c 'import torch, transformers, peft, bitsandbytes; torch.zeros(1).cuda()' 2>/dev/null; then
+    echo "no PyTorch with transformers, peft and bitsandbytes on a GPU here"
+    return 77
+  fi
+  python3 benchmarks/peers/qlora_shape.py --out "$WORK/peers.json"
+}
+
+steps=(wrappers tests sanitizer ceilings kernels train peers)
+
+# ---- the whole -------------------------------------------------------------------------------------------------
+
+# run_step NAME: its output to a file, its result to the list
+run_step() {
+  local name=$1 status start=$SECONDS result
+  printf '== %s\n' "$name"
+  timeout --kill-after=10 "${STEP_SECONDS:-540}" "$0" --step "$name" >"$WORK/$name.log" 2>&1
+  status=$?
+  case $status in
+    0) result=pass ;;
+    77) result=skipped ;;
+    124 | 137) result="over its time" ;;
+    *) result=failed ;;
+  esac
+  tail -n 3 "$WORK/$name.log" | sed 's/^/   /'
+  printf '%s: %s (%s s)\n' "$name" "$result" $((SECONDS - start))
+  printf '%s|%s|%s\n' "$name" "$result" $((SECONDS - start)) >>"$WORK/steps"
+  write_results
+}
+
+one_line() { tr -cd '[:alnum:] ,.:_()-' | cut -c 1-200; }
+
+gpu_facts() {
+  if [[ $REHEARSE ]]; then
+    echo "host runtime, rehearsal"
+  else
+    nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>&1 | head -n 1
+  fi
+}
+
+# join FILES...: JSON values as an array, those that are there
+join() {
+  local first=1 file
+  printf '['
+  for file in "$@"; do
+    [[ -s $file ]] || continue
+    ((first)) || printf ', '
+    first=0
+    cat "$file"
+  done
+  printf ']'
+}
+
+# After every step: a run that is cut off leaves what it has.
+write_results() {
+  local name result seconds separator=''
+  {
+    printf '{"date": "%s", "gpu": "%s", "commit": "%s", "rehearsal": %s,\n "steps": [' "$date" "$(gpu_facts | one_line)" \
+      "$commit" "$([[ $REHEARSE ]] && echo true || echo false)"
+    while IFS='|' read -r name result seconds; do
+      printf '%s{"step": "%s", "result": "%s", "seconds": %d}' "$separator" "$name" "$result" "$seconds"
+      separator=', '
+    done <"$WORK/steps"
+    printf '],\n "ceilings": %s,\n "training": %s,\n "peers": %s,\n "kernels": %s}\n' "$(join "$WORK"/ceilings.json)" \
+      "$(join "$WORK"/*/train.json)" "$(join "$WORK"/peers.json)" "$(join "$WORK"/kernels-*.json)"
+  } >"$result_file.json"
+  write_table >"$result_file.md"
+}
+
+write_table() {
+  local product copy file
+  product=$(sed -nE 's/.*"product_gflops": ([0-9.]+).*/\1/p' "$WORK/ceilings.json" 2>/dev/null)
+  copy=$(sed -nE 's/.*"copy_gbytes": ([0-9.]+).*/\1/p' "$WORK/ceilings.json" 2>/dev/null)
+  printf '%s, %s, commit %s\n\n' "$(gpu_facts | one_line)" "$date" "$commit"
+  if [[ $REHEARSE ]]; then printf 'A rehearsal on the host runtime: these are not measurements.\n\n'; fi
+  printf '| step | result | seconds |\n|---|---|---|\n'
+  sed -E 's/^([^|]*)\|([^|]*)\|(.*)$/| \1 | \2 | \3 |/' "$WORK/steps"
+  printf '\nCeilings: bf16 product %s GFLOP/s, copy %s GB/s.\n' "${product:-not measured}" "${copy:-not measured}"
+  printf '\n| training, random weights | tokens/s | TFLOP/s | of the product | GPU memory, MB |\n|---|---|---|---|---|\n'
+  for file in "$WORK"/*/train.json; do
+    [[ -s $file ]] || continue
+    sed -E 's/.*"shape": "([^"]*)", "tokens_per_second": ([0-9.]+), "tflops": ([0-9.]+), "gpu_megabytes": ([0-9]+).*/\1 \2 \3 \4/' \
+      "$file" | awk -v product="${product:-0}" '
+        { printf "| %s | %.0f | %.1f | %s | %d |\n", $1, $2, $3, (product > 0 ? sprintf("%.2f", $3 * 1000 / product) : "-"), $4 }'
+  done
+  printf '\n| operation | case | shape | ms | of the product | of the copy |\n|---|---|---|---|---|---|\n'
+  for file in "$WORK"/kernels-*.json; do
+    if [[ -s $file ]]; then kernel_rows "$file"; fi
+  done
+}
+
+kernel_rows() { # FILE
+  local shape
+  shape=$(basename "$1" .json)
+  tr -d '\n' <"$1" | sed 's/{ *"operation"/\n&/g' | sed -nE \
+    's/.*"operation": "([^"]*)", *"case": "([^"]*)".*"p50_ms": ([0-9.eE+-]+),.*"of_product": ([0-9.eE+-]+),.*"of_copy": ([0-9.eE+-]+),.*/\1|\2|\3|\4|\5/p' |
+    awk -F'|' -v shape="${shape#kernels-}" '{ printf "| %s | %s | %s | %.4f | %.2f | %.2f |\n", $1, $2, shape, $3, $4, $5 }'
+}
+
+if [[ ${1:-} == --step ]]; then
+  "step_$2"
+  exit
+fi
+
+mkdir -p "$WORK" "$RESULTS"
+rm -f "$WORK"/*.json "$WORK"/*/train.json "$WORK"/*.log
+: >"$WORK/steps"
+date=$(date -u +%Y-%m-%dT%H:%M:%SZ)
+commit=$(git rev-parse --short HEAD 2>/dev/null || cat "$BUILD/commit" 2>/dev/null || echo unknown)
+result_file=$RESULTS/gpu-${date//:/-}
+read -ra wanted <<<"${ONLY:-${steps[*]}}"
+for name in "${wanted[@]}"; do run_step "$name"; done
+echo "$result_file.md"
+! grep -qE '\|(failed|over its time)\|' "$WORK/steps"

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# The check of a GPU, rehearsed on the host runtime: its steps run, one that fails is reported and the next run all the
+# same, and what was found stands in the JSON and in the table.
+# RUN timeout=300 device=cuda
+set -euo pipefail
+if [[ $CUDA_FOLDER == gpu ]]; then echo "make gpu-check is the real one" && exit 77; fi
+work=$(mktemp -d "${TMPDIR:-/tmp}/qst-gpu-check.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+
+die() {
+  echo "$*" >&2
+  exit 1
+}
+
+# check STATUS STEPS...: runs these steps, which end with the status; sets `json` and `table`
+check() {
+  local expected=$1 status=0
+  shift
+  rm -rf "$work/results"
+  REHEARSE=1 WORK=$work/work RESULTS=$work/results ONLY=$* benchmarks/gpu_check.sh >"$work/output" 2>&1 || status=$?
+  ((status == expected)) || die "status $status: $(cat "$work/output" "$work"/work/*.log)"
+  json=$(cat "$work"/results/gpu-*.json) table=$(cat "$work"/results/gpu-*.md)
+}
+
+check 0 wrappers tests ceilings kernels train peers
+for step in wrappers tests ceilings kernels train; do
+  [[ $json == *"{\"step\": \"$step\", \"result\": \"pass\""* ]] || die "$step: $json"
+done
+[[ $json == *'"step": "peers", "result": "skipped"'* ]] || die "peers: $json"
+[[ $json == *'"product_gflops"'* && $json == *'"tokens_per_second"'* && $json == *'"operation": "rmsnorm"'* ]] || die "$json"
+[[ $table == *"not measurements"* && $table == *"| tiny-llama |"* && $table == *"| rmsnorm |"* ]] || die "$table"
+if command -v python3 >/dev/null; then python3 -c 'import json, sys; json.loads(sys.argv[1])' "$json"; fi
+
+check 1 nonesuch ceilings
+[[ $json == *'"nonesuch", "result": "failed"'*'"ceilings", "result": "pass"'* ]] || die "$json"
