@@ -90,3 +90,12 @@ fails "raise --micro-batch-tokens" "$QST" plan --model-shape llama-2-7b --row-to
 fails "longer than the 4096 positions" "$QST" plan --model-shape llama-2-7b --row-tokens 8000 --micro-batch-tokens 8000
 fails "model-shape" "$QST" plan --gpu h200
 fails "plan runs on" "$QST" eval --device null --backbone "$work/b.h5" --data "$work/e.h5"
+
+# a tap store: LLaMA-2 7B's taps are 33 x 4096 bf16 numbers a token, and a label has 4096 more
+"$QST" plan --model-shape llama-2-7b --gpu h100-80 --row-tokens 512 --label-share 0.5 --rows 1000 --taps "$work/no/store" >"$work/taps"
+grep -q "^tap store  274432 bytes a token, 140.5 GB for all rows" "$work/taps" || die "tap store: $(cat "$work/taps")"
+grep -qE "^disk       reads [0-9]+ MB/s here: [0-9]+ tokens/s replayed, [0-9]+ live: the (disk|backbone) is" "$work/taps" ||
+  die "tap store: $(cat "$work/taps")"
+"$QST" plan --json --model-shape llama-2-7b --gpu h100-80 --downsample pca --taps "$work" >"$work/taps.json"
+grep -q '"tap_store"' "$work/taps.json" || die "no tap_store in $(cat "$work/taps.json")"
+[[ ! -e $work/no ]] || die "plan made the store's folder"

@@ -15,6 +15,7 @@
 #include "plan_hardware.h"
 #include "plan_print.h"
 #include "plan_sweep.h"
+#include "plan_taps.h"
 
 /* ---- the data ------------------------------------------------------------------------------------------- */
 
@@ -49,12 +50,19 @@ static int print_json(json_t *root) {
   return OK;
 }
 
-static int print_text(const struct plan_request *request, const struct plan *plan) {
+static int print_text(const struct plan_request *request, const struct plan *plan, const struct plan_taps *taps) {
   struct buffer text = {0};
   int status = plan_print(request, plan, &text);
+  if (status == OK && taps) status = plan_taps_print(taps, &text);
   if (status == OK) fputs(text.data, stdout);
   buffer_free(&text);
   return status;
+}
+
+static int print_plan_json(const struct plan_request *request, const struct plan *plan, const struct plan_taps *taps) {
+  json_t *root = plan_json(request, plan);
+  if (root && taps) json_object_set_new(root, "tap_store", plan_taps_json(taps));
+  return print_json(root);
 }
 
 static int print_remedy(const struct plan_request *request) {
@@ -73,8 +81,11 @@ static int print_remedy(const struct plan_request *request) {
 
 static int make_and_print(const struct plan_request *request) {
   struct plan plan;
+  struct plan_taps taps, *store = request->options->taps ? &taps : NULL;
   TRY(plan_make(request, &plan));
-  int status = request->options->json ? print_json(plan_json(request, &plan)) : print_text(request, &plan);
+  int status = store ? plan_taps_make(request, &plan, store) : OK;
+  if (status == OK)
+    status = request->options->json ? print_plan_json(request, &plan, store) : print_text(request, &plan, store);
   if (status == OK && !plan.fits && !request->options->json) status = print_remedy(request);
   plan_free(&plan);
   return status;
