@@ -300,7 +300,7 @@ static int forward(struct lanes *lanes, int64_t i, bool backward) {
   TRY(device_task_end(lanes->device));
   if (frame && has_next(lanes))
     TRY(link_start(&lanes->s_out, &messages->s_out, frame->s_out, s_bytes(lanes, &slot->batch)));
-  if (backward && has_next(lanes))
+  if (frame && backward && has_next(lanes))
     return link_start(&lanes->ds_in, &messages->ds_in, frame->ds, s_bytes(lanes, &slot->batch));
   return OK;
 }
