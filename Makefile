@@ -52,7 +52,9 @@ NVCC_CACHE = $(filter ccache,$(firstword $(CC)))
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wstrict-prototypes -Wmissing-prototypes \
   -Wno-pass-failed # clang: `omp simd` is a permission, and without optimization or under sanitizers not taken
 SAN_address := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1
-SAN_thread := -fsanitize=thread -O1
+SAN_thread := # OpenMP's barriers are invisible to ThreadSanitizer: it sees the kernels alone (KERNEL_SAN_thread)
+KERNEL_SAN_address := $(SAN_address)
+KERNEL_SAN_thread := -fsanitize=thread -O1
 BASE_CFLAGS = -std=c11 -D_GNU_SOURCE -O3 -g -fopenmp -MMD -MP $(WARNINGS) -Isrc -I. \
   $(MPI_CFLAGS) $(HDF5_CFLAGS) $(OTHER_CFLAGS) $(SAN_$(SAN))
 LIBS = $(MPI_LIBS) $(HDF5_LIBS) $(OTHER_LIBS) $(if $(WITH_CUDA),$(CUDA_LIBS)) -lm
@@ -140,7 +142,7 @@ HOST_OBJECTS := $(CUDA_TABLES:%=$(HOST)/%.o) $(HOST_RUNTIME:%.cc=$(HOST)/%.o) $(
   $(patsubst %.c,$(HOST)/%.o,$(filter-out kernels/cuda/cublaslt.c comm/nccl/library.c,$(CUDA_SOURCES)))
 HOST_LIBRARY := $(HOST)/libqst.a
 HOST_TESTS := $(addprefix $(HOST)/,$(basename $(shell grep -lE 'RUN.* device=cuda' tests/t[0-9]*.c tests/t[0-9]*.cu)))
-HOST_LIBS = $(MPI_LIBS) $(HDF5_LIBS) $(OTHER_LIBS) -lstdc++ -lm
+HOST_LIBS = $(KERNEL_SAN_$(SAN)) $(MPI_LIBS) $(HDF5_LIBS) $(OTHER_LIBS) -lstdc++ -lm
 
 $(HOST_LIBRARY): $(filter-out $(CUDA_TABLES:%=$(BUILD)/%.o),$(COMMON_OBJECTS)) $(HOST_OBJECTS)
 	$(Q)rm -f $@ && ar rcs $@ $^
@@ -153,7 +155,7 @@ $(CUDA_TABLES:%=$(HOST)/%.o) $(CUDA_SOURCES:%.c=$(HOST)/%.o): $(HOST)/%.o: %.c
 $(HOST)/%.cu.o: %.cu
 	$(if $(filter 1,$(V)),,@echo "c++  $< (host)")
 	@mkdir -p $(@D)
-	$(Q)$(CXX) $(HOST_CXXFLAGS) -x c++ -c -o $@ $<
+	$(Q)$(CXX) $(HOST_CXXFLAGS) $(KERNEL_SAN_$(SAN)) -x c++ -c -o $@ $<
 
 $(HOST)/tests/host/%.o: tests/host/%.cc
 	$(if $(filter 1,$(V)),,@echo "c++  $<")
@@ -166,7 +168,7 @@ $(HOST)/qst-mpi: $(BUILD)/src/main.o $(HOST_LIBRARY)
 
 $(HOST)/planted: $(HOST)/tests/host/planted.cu.o $(HOST_LIBRARY)
 	$(if $(filter 1,$(V)),,@echo "link $@")
-	$(Q)$(CXX) $(SAN_$(SAN)) -fopenmp -o $@ $^ $(LDFLAGS) $(HOST_LIBS)
+	$(Q)$(CXX) -fopenmp -o $@ $^ $(LDFLAGS) $(HOST_LIBS)
 
 $(HOST)/tests/%: $(HOST)/tests/%.cu.o $(HOST_LIBRARY)
 	$(if $(filter 1,$(V)),,@echo "test $@")

@@ -1,26 +1,25 @@
 /* The threads of a block as fibers of the host thread. One runs until it reaches a barrier or a shuffle, or ends. */
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <sys/mman.h>
 #include <vector>
 
+#include "fiber.h"
 #include "runtime.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
-#include <sanitizer/common_interface_defs.h>
-#endif
-#if !defined(__x86_64__)
-#include <ucontext.h>
 #endif
 
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
 
-/** The block's shared memory: what a kernel did not ask for is poisoned. */
+/** The block's shared memory, whole pages: what a kernel did not ask for is poisoned. */
 extern "C++" {
-alignas(1024) unsigned char shared_memory[HOST_SHARED_MOST];
+alignas(4096) unsigned char shared_memory[(HOST_SHARED_MOST + 4095) / 4096 * 4096];
 }
 
 namespace {
@@ -28,124 +27,58 @@ namespace {
 enum { MOST = 1024, LANES = 32, STACK = 256 << 10 };
 enum state { READY, AT_BARRIER, AT_EXCHANGE, ENDED };
 
-/* ---- switching from one stack to another -------------------------------------------------------------------- */
-
-struct stack_place {
-#if defined(__x86_64__)
-  void *pointer;
-#else
-  ucontext_t context;
-#endif
-  void *fake = nullptr; /**< AddressSanitizer's */
-  const void *bottom = nullptr;
-  size_t size = 0;
-};
-
-#if defined(__x86_64__)
-extern "C" void host_switch_stack(void **save, void *load);
-asm(R"(
-.text
-.globl host_switch_stack
-.type host_switch_stack, @function
-host_switch_stack:
-  pushq %rbp
-  pushq %rbx
-  pushq %r12
-  pushq %r13
-  pushq %r14
-  pushq %r15
-  movq %rsp, (%rdi)
-  movq %rsi, %rsp
-  popq %r15
-  popq %r14
-  popq %r13
-  popq %r12
-  popq %rbx
-  popq %rbp
-  ret
-.size host_switch_stack, .-host_switch_stack
-)");
-#endif
-
-void begin_switch(stack_place *from, stack_place *to, bool forever) {
-#if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_start_switch_fiber(forever ? nullptr : &from->fake, to->bottom, to->size);
-#else
-  (void)from, (void)to, (void)forever;
-#endif
-}
-
-void end_switch(stack_place *here, stack_place *from) {
-#if defined(__SANITIZE_ADDRESS__)
-  const void *bottom;
-  size_t size;
-  __sanitizer_finish_switch_fiber(here->fake, &bottom, &size);
-  if (!from->size) from->bottom = bottom, from->size = size;
-#else
-  (void)here, (void)from;
-#endif
-}
-
-void jump(stack_place *from, stack_place *to, bool forever) {
-  begin_switch(from, to, forever);
-#if defined(__x86_64__)
-  host_switch_stack(&from->pointer, to->pointer);
-#else
-  swapcontext(&from->context, &to->context);
-#endif
-  end_switch(from, to);
-}
-
 /* ---- a block -------------------------------------------------------------------------------------------------- */
 
 struct fiber {
-  stack_place place;
+  fiber_place place;
   state now;
-  unsigned mask;      /**< of the exchange it waits in */
-  unsigned exchanges; /**< done so far: two sets of slots take turns */
+  unsigned mask, from; /**< of the exchange it waits in */
+  uint64_t value;      /**< given, then taken */
   uint3 index;
 };
 
-fiber fibers[MOST];
-char slots[2][MOST][8];
-stack_place scheduler;
+struct warp_barrier {
+  uint64_t turn[2];
+  unsigned done;
+};
+
+/** The threads of a block, and what orders them for ThreadSanitizer: barriers (a thread may reach the next one before another
+ *  has left the last), and those of each warp and mask. */
+struct team {
+  fiber threads[MOST];
+  uint64_t barrier[2];
+  unsigned barriers;
+  std::map<uint64_t, warp_barrier> warps;
+};
+
+/* Blocks take turns with two teams: the threads of one are others than those of the next, and nothing orders them. */
+team teams[2], *block;
+uint64_t start_of_block, end_of_grid;
+fiber_place scheduler;
 unsigned current;
 char *stacks;
 const std::function<void()> *body;
 
 void fiber_main() {
-  end_switch(&fibers[current].place, &scheduler);
+  fiber_arrive(&block->threads[current].place, &scheduler);
+  fiber_observe(&start_of_block);
   (*body)();
-  fibers[current].now = ENDED;
-  jump(&fibers[current].place, &scheduler, true);
+  fiber_publish(&end_of_grid);
+  block->threads[current].now = ENDED;
+  fiber_switch(&block->threads[current].place, &scheduler, true);
 }
 
 void prepare(unsigned i) {
-  fiber *f = &fibers[i];
-  char *bottom = stacks + (size_t)i * STACK;
+  fiber *f = &block->threads[i];
   f->now = READY;
-  f->exchanges = 0;
-  f->place.bottom = bottom, f->place.size = STACK, f->place.fake = nullptr;
   f->index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
-#if defined(__x86_64__)
-  void **top = (void **)(bottom + STACK);
-  *--top = nullptr; /* where fiber_main would return to: it does not; and keeps the stack aligned */
-  *--top = (void *)fiber_main;
-  for (int k = 0; k < 6; k++) *--top = nullptr;
-  f->place.pointer = top;
-#else
-  getcontext(&f->place.context);
-  f->place.context.uc_stack.ss_sp = bottom;
-  f->place.context.uc_stack.ss_size = STACK;
-  f->place.context.uc_link = nullptr;
-  makecontext(&f->place.context, fiber_main, 0);
-#endif
+  fiber_prepare(&f->place, stacks + ((size_t)(block - teams) * MOST + i) * STACK, STACK, fiber_main);
 }
 
 void wait_as(state why) {
-  fiber *f = &fibers[current];
+  fiber *f = &block->threads[current];
   f->now = why;
-  jump(&f->place, &scheduler, false);
+  fiber_switch(&f->place, &scheduler, false);
 }
 
 /* ---- whose turn it is ---------------------------------------------------------------------------------------- */
@@ -157,15 +90,28 @@ void fill_order(std::vector<unsigned> &order, unsigned threads) {
   for (unsigned i = threads; chosen == HOST_RANDOM && i > 1; i--) std::swap(order[i - 1], order[host_random(i)]);
 }
 
-/** Lets go the lanes of a warp whose exchange is complete. */
-bool release_warp(unsigned first, unsigned threads) {
-  unsigned waiting = 0, mask = 0;
-  for (unsigned lane = 0; lane < LANES && first + lane < threads; lane++)
-    if (fibers[first + lane].now == AT_EXCHANGE) waiting |= 1u << lane, mask |= fibers[first + lane].mask;
-  if (!waiting || waiting != mask) return false;
-  for (unsigned lane = 0; lane < LANES && first + lane < threads; lane++)
-    if (waiting >> lane & 1) fibers[first + lane].now = READY;
-  return true;
+/** Lanes of a warp that wait in an exchange of `mask`, and those whose value they want. */
+unsigned waiting_lanes(const fiber *warp, unsigned lanes, unsigned mask, unsigned *wanted) {
+  unsigned waiting = *wanted = 0;
+  for (unsigned lane = 0; lane < lanes; lane++)
+    if (warp[lane].now == AT_EXCHANGE && warp[lane].mask == mask)
+      waiting |= 1u << lane, *wanted |= 1u << warp[lane].from;
+  return waiting;
+}
+
+/** Lets go the lanes whose exchange is complete: each takes the value of another. */
+bool release_warp(fiber *warp, unsigned lanes) {
+  bool any = false;
+  for (unsigned first = 0; first < lanes; first++) {
+    unsigned mask = warp[first].mask, wanted;
+    if (warp[first].now != AT_EXCHANGE || waiting_lanes(warp, lanes, mask, &wanted) != mask || wanted & ~mask) continue;
+    uint64_t values[LANES];
+    for (unsigned lane = 0; lane < lanes; lane++) values[lane] = warp[lane].value;
+    for (unsigned lane = 0; lane < lanes; lane++)
+      if (mask >> lane & 1) warp[lane].value = values[warp[lane].from], warp[lane].now = READY;
+    any = true;
+  }
+  return any;
 }
 
 /** After every thread has run as far as it could: who may go on. False when nobody may. */
@@ -174,14 +120,16 @@ bool release(unsigned threads, unsigned *ended) {
   bool any = false;
   *ended = 0;
   for (unsigned i = 0; i < threads; i++) {
-    at_barrier += fibers[i].now == AT_BARRIER;
-    *ended += fibers[i].now == ENDED;
+    at_barrier += block->threads[i].now == AT_BARRIER;
+    *ended += block->threads[i].now == ENDED;
   }
   if (at_barrier == threads) {
-    for (unsigned i = 0; i < threads; i++) fibers[i].now = READY;
+    block->barriers++;
+    for (unsigned i = 0; i < threads; i++) block->threads[i].now = READY;
     return true;
   }
-  for (unsigned first = 0; first < threads; first += LANES) any |= release_warp(first, threads);
+  for (unsigned first = 0; first < threads; first += LANES)
+    any |= release_warp(block->threads + first, std::min(threads - first, (unsigned)LANES));
   return any;
 }
 
@@ -189,13 +137,14 @@ cudaError_t run_block(unsigned threads) {
   static std::vector<unsigned> order;
   unsigned ended;
   for (unsigned i = 0; i < threads; i++) prepare(i);
+  fiber_publish(&start_of_block);
   do {
     fill_order(order, threads);
     for (unsigned i : order) {
-      if (fibers[i].now != READY) continue;
+      if (block->threads[i].now != READY) continue;
       current = i;
-      threadIdx = fibers[i].index;
-      jump(&scheduler, &fibers[i].place, false);
+      threadIdx = block->threads[i].index;
+      fiber_switch(&scheduler, &block->threads[i].place, false);
     }
   } while (release(threads, &ended));
   if (ended == threads) return cudaSuccess;
@@ -204,7 +153,10 @@ cudaError_t run_block(unsigned threads) {
   return cudaErrorLaunchFailure;
 }
 
+/** NaN; to ThreadSanitizer memory that no other block has used. */
 void prepare_shared(size_t bytes) {
+  if (bytes && fiber_races())
+    mmap(shared_memory, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 #if defined(__SANITIZE_ADDRESS__)
   ASAN_UNPOISON_MEMORY_REGION(shared_memory, sizeof shared_memory);
 #endif
@@ -221,31 +173,42 @@ unsigned host_lane() {
 }
 
 void __syncthreads() {
+  uint64_t *barrier = &block->barrier[block->barriers % 2];
+  fiber_publish(barrier);
   wait_as(AT_BARRIER);
+  fiber_observe(barrier);
 }
 
-void host_exchange(unsigned mask, void *value, size_t bytes, unsigned from) {
-  fiber *f = &fibers[current];
-  unsigned me = current, warp = me / LANES * LANES, set = f->exchanges++ % 2;
-  memcpy(slots[set][me], value, bytes);
-  f->mask = mask;
+/** A shuffle orders no memory; __syncwarp() does. */
+uint64_t host_exchange(unsigned mask, uint64_t value, unsigned from) {
+  fiber *f = &block->threads[current];
+  f->mask = mask, f->from = from, f->value = value;
   wait_as(AT_EXCHANGE);
-  memcpy(value, slots[set][warp + from], bytes);
+  return f->value;
 }
 
 void __syncwarp(unsigned mask) {
-  char nothing = 0;
-  host_exchange(mask, &nothing, 1, host_lane());
+  if (!fiber_races()) {
+    host_exchange(mask, 0, host_lane());
+    return;
+  }
+  warp_barrier *barrier = &block->warps[(uint64_t)(current / LANES) << 32 | mask];
+  unsigned mine = barrier->done;
+  fiber_publish(&barrier->turn[mine % 2]);
+  host_exchange(mask, 0, host_lane());
+  barrier->done = mine + 1;
+  fiber_observe(&barrier->turn[mine % 2]);
 }
 
 cudaError_t host_run_grid(const cudaLaunchConfig_t &config, const std::function<void()> &thread) {
   unsigned threads = config.blockDim.x * config.blockDim.y * config.blockDim.z;
   if (!stacks) {
-    void *memory = mmap(nullptr, (size_t)MOST * STACK, PROT_READ | PROT_WRITE,
+    void *memory = mmap(nullptr, (size_t)2 * MOST * STACK, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
     if (memory == MAP_FAILED) return cudaErrorMemoryAllocation;
     stacks = (char *)memory;
   }
+  fiber_adopt(&scheduler);
   body = &thread;
   gridDim = config.gridDim;
   blockDim = config.blockDim;
@@ -254,9 +217,11 @@ cudaError_t host_run_grid(const cudaLaunchConfig_t &config, const std::function<
     for (unsigned y = 0; y < gridDim.y; y++)
       for (unsigned x = 0; x < gridDim.x && status == cudaSuccess; x++) {
         blockIdx = {x, y, z};
+        block = &teams[(x + y + z) % 2];
         prepare_shared(config.dynamicSmemBytes);
         host_drop_copies();
         status = run_block(threads);
       }
+  fiber_observe(&end_of_grid);
   return status;
 }

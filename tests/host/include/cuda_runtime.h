@@ -58,13 +58,17 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(
 void __syncthreads();
 void __syncwarp(unsigned mask = 0xffffffffu);
 
-/** Gives `bytes` (at most 8) of this lane and takes those of lane `from` of the warp. */
-void host_exchange(unsigned mask, void *value, size_t bytes, unsigned from);
+/** Gives a value of this lane and takes that of lane `from` of the warp. */
+uint64_t host_exchange(unsigned mask, uint64_t value, unsigned from);
 unsigned host_lane();
 
 template <typename T>
 T __shfl_sync(unsigned mask, T value, int from) {
-  host_exchange(mask, &value, sizeof value, (unsigned)from % 32);
+  uint64_t bits = 0;
+  static_assert(sizeof value <= sizeof bits);
+  memcpy(&bits, &value, sizeof value);
+  bits = host_exchange(mask, bits, (unsigned)from % 32);
+  memcpy(&value, &bits, sizeof value);
   return value;
 }
 template <typename T>

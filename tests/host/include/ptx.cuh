@@ -9,7 +9,7 @@
 #include "cuda_bf16.h"
 #include "cuda_runtime.h"
 
-/** Reads and writes only when the copy is waited for, as late as a GPU may. */
+/** Done when it is asked for, or when it is waited for: as early or late as a GPU may (QST_HOST_SCHEDULE). */
 void host_copy_async(void *to, const void *from, size_t bytes, bool there);
 void host_copy_async_commit();
 void host_copy_async_wait(int most);
