@@ -54,7 +54,7 @@ WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion 
 SAN_address := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1
 SAN_thread := # OpenMP's barriers are invisible to ThreadSanitizer: it sees the kernels alone (KERNEL_SAN_thread)
 KERNEL_SAN_address := $(SAN_address)
-KERNEL_SAN_thread := -fsanitize=thread -O1
+KERNEL_SAN_thread := -fsanitize=thread
 BASE_CFLAGS = -std=c11 -D_GNU_SOURCE -O3 -g -fopenmp -MMD -MP $(WARNINGS) -Isrc -I. \
   $(MPI_CFLAGS) $(HDF5_CFLAGS) $(OTHER_CFLAGS) $(SAN_$(SAN))
 LIBS = $(MPI_LIBS) $(HDF5_LIBS) $(OTHER_LIBS) $(if $(WITH_CUDA),$(CUDA_LIBS)) -lm
