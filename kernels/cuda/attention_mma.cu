@@ -152,6 +152,7 @@ struct queries {
   /** Writes `count` rows from `row` on, by way of `spare` [MINE, DIM] in shared memory. */
   __device__ void finish(const attention_args &a, element *spare, size_t row, int head, int count) {
     int lane = (int)threadIdx.x % WARP;
+    __syncwarp(); /* `spare` holds the queries, which other lanes' rows were read from */
 #pragma unroll
     for (int i = 0; i < SLICES; i++)
 #pragma unroll

@@ -2,8 +2,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
-#include <vector>
 
 #include "ptx.cuh"
 #include "runtime.h"
@@ -23,12 +21,17 @@ struct copy {
   bool there;
 };
 
-struct groups {
-  std::vector<copy> open;
-  std::deque<std::vector<copy>> closed;
+enum { UNDER_WAY = 128 };
+
+/** A thread's copies that are not done, in order, and how many groups it has closed. No memory of the heap: ThreadSanitizer
+ *  knows who takes and returns that. */
+struct queue {
+  copy copies[UNDER_WAY];
+  unsigned groups[UNDER_WAY]; /**< of each copy */
+  unsigned first, count, closed;
 };
 
-groups copies[MOST];
+queue queues[MOST];
 bool any_copies;
 
 /** Words, by a loop that does not become memcpy(), whose callers ThreadSanitizer knows. */
@@ -63,29 +66,30 @@ void host_gather(const void *mine, size_t bytes, void *all) {
 }
 
 void host_copy_async(void *to, const void *from, size_t bytes, bool there) {
-  if ((uintptr_t)to % bytes || (uintptr_t)from % bytes) {
-    fprintf(stderr, "host runtime: an asynchronous copy of %zu bytes is not aligned\n", bytes);
+  queue &q = queues[this_thread()];
+  if ((uintptr_t)to % bytes || (uintptr_t)from % bytes || q.count == UNDER_WAY) {
+    fprintf(stderr, "host runtime: an asynchronous copy of %zu bytes is not aligned, or one of too many\n", bytes);
     abort();
   }
   if (early()) return run({to, from, bytes, there});
+  unsigned at = (q.first + q.count++) % UNDER_WAY;
+  q.copies[at] = {to, from, bytes, there};
+  q.groups[at] = q.closed;
   any_copies = true;
-  copies[this_thread()].open.push_back({to, from, bytes, there});
 }
 
 void host_copy_async_commit() {
-  groups &g = copies[this_thread()];
-  g.closed.push_back(std::move(g.open));
-  g.open.clear();
+  queues[this_thread()].closed++;
 }
 
 void host_copy_async_wait(int most) {
-  groups &g = copies[this_thread()];
-  for (; g.closed.size() > (size_t)most; g.closed.pop_front())
-    for (const copy &c : g.closed.front()) run(c);
+  queue &q = queues[this_thread()];
+  for (; q.count && q.closed - q.groups[q.first] > (unsigned)most; q.count--, q.first = (q.first + 1) % UNDER_WAY)
+    run(q.copies[q.first]);
 }
 
 void host_drop_copies() {
   if (!any_copies) return;
-  for (groups &g : copies) g.open.clear(), g.closed.clear();
+  for (queue &q : queues) q.first = q.count = q.closed = 0;
   any_copies = false;
 }
