@@ -135,9 +135,9 @@ $(BUILD)/tests/%: tests/%.c $(LIBRARY)
 # The same sources against tests/host, and with them the tests that declare device=cuda: $(BUILD)/host.
 HOST := $(BUILD)/host
 HOST_RUNTIME := $(wildcard tests/host/*.cc)
-HOST_CFLAGS := -DQST_CUDA -isystem tests/host/include
-HOST_CXXFLAGS = $(MPI_CFLAGS) -DOMPI_SKIP_MPICXX -std=c++20 -O3 -g -MMD -MP -Wall -Wextra -Wno-unknown-pragmas -ffp-contract=off -fno-strict-aliasing \
-  -isystem tests/host/include -I. -Isrc $(SAN_$(SAN))
+HOST_CFLAGS := -DQST_CUDA -Itests/host/include
+HOST_CXXFLAGS = -std=c++20 -O3 -g -MMD -MP -Wall -Wextra -Wno-unknown-pragmas -ffp-contract=off -fno-strict-aliasing \
+  -DOMPI_SKIP_MPICXX $(MPI_CFLAGS) -Itests/host/include -I. -Isrc $(SAN_$(SAN))
 HOST_OBJECTS := $(CUDA_TABLES:%=$(HOST)/%.o) $(HOST_RUNTIME:%.cc=$(HOST)/%.o) $(CUDA_KERNELS:%.cu=$(HOST)/%.cu.o) \
   $(patsubst %.c,$(HOST)/%.o,$(filter-out kernels/cuda/cublaslt.c comm/nccl/library.c,$(CUDA_SOURCES)))
 HOST_LIBRARY := $(HOST)/libqst.a

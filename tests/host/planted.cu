@@ -1,109 +1,265 @@
-/* Kernels with a bug each, and the same without: what the host runtime catches (tests/t65-planted-bugs.sh).
+/* Kernels and host code with a bug each, and the same without: what the host runtime and the sanitizers catch
+ * (tests/t65-planted-bugs.sh).
  *
- *     planted NAME [fixed]      exit status 0 when the result is right, 1 when it is not or the runtime refused */
+ *     planted NAME [fixed]      exit status 0 when the result is right; else what went wrong on stderr */
 #include <cstdio>
 #include <cstring>
+#include <ptx.cuh>
 
 #include "kernels/cuda/kernel.cuh"
 
-constexpr int COUNT = 128;
+namespace {
 
-/** y[i] = x[COUNT − 1 − i] through shared memory. */
-static __global__ void reversed(float *y, const float *x, bool fixed) {
-  float *all = reinterpret_cast<float *>(shared_memory);
-  all[threadIdx.x] = x[threadIdx.x];
+constexpr int COUNT = 128, BLOCKS = 4;
+constexpr size_t BYTES = COUNT * sizeof(float);
+
+/* ---- kernels: y[i] = x[COUNT − 1 − i] -------------------------------------------------------------------------- */
+
+__device__ inline float *shared() {
+  return reinterpret_cast<float *>(shared_memory);
+}
+
+/** Threads read what others are still writing. */
+__global__ void barrier(float *y, const float *x, bool fixed) {
+  shared()[threadIdx.x] = x[threadIdx.x];
   if (fixed) __syncthreads();
-  y[threadIdx.x] = all[COUNT - 1 - threadIdx.x];
+  y[threadIdx.x] = shared()[COUNT - 1 - threadIdx.x];
+}
+
+/** Lanes of a warp do. */
+__global__ void warp_barrier(float *y, const float *x, bool fixed) {
+  int lane = (int)threadIdx.x % WARP, other = (int)threadIdx.x - lane + WARP - 1 - lane;
+  shared()[threadIdx.x] = x[COUNT - 1 - threadIdx.x];
+  if (fixed) __syncwarp();
+  y[other] = shared()[other];
+}
+
+/** A shuffle is no barrier for memory. */
+__global__ void shuffle_order(float *y, const float *x, bool fixed) {
+  int lane = (int)threadIdx.x % WARP, other = (int)threadIdx.x - lane + WARP - 1 - lane;
+  shared()[threadIdx.x] = x[COUNT - 1 - threadIdx.x];
+  other = __shfl_sync(ALL_LANES, other, lane);
+  if (fixed) __syncwarp();
+  y[other] = shared()[other];
 }
 
 /** Half of the threads leave before the barrier. */
-static __global__ void divergent(float *y, const float *x, bool fixed) {
+__global__ void divergent(float *y, const float *x, bool fixed) {
   if (!fixed && threadIdx.x >= COUNT / 2) return;
   __syncthreads();
   y[threadIdx.x] = x[COUNT - 1 - threadIdx.x];
 }
 
 /** Adds to shared memory that nobody has set. */
-static __global__ void unset(float *y, const float *x, bool fixed) {
-  float *all = reinterpret_cast<float *>(shared_memory);
-  if (fixed) all[threadIdx.x] = 0;
-  all[threadIdx.x] += x[COUNT - 1 - threadIdx.x];
-  y[threadIdx.x] = all[threadIdx.x];
+__global__ void unset(float *y, const float *x, bool fixed) {
+  if (fixed) shared()[threadIdx.x] = 0;
+  shared()[threadIdx.x] += x[COUNT - 1 - threadIdx.x];
+  y[threadIdx.x] = shared()[threadIdx.x];
 }
 
 /** One element beyond the result. */
-static __global__ void beyond(float *y, const float *x, bool fixed) {
-  y[threadIdx.x + (fixed ? 0 : 1)] = x[COUNT - 1 - threadIdx.x];
+__global__ void beyond(float *y, const float *x, bool fixed) {
+  y[threadIdx.x] = x[COUNT - 1 - threadIdx.x];
+  if (!fixed && threadIdx.x == 0) y[COUNT] = 0;
 }
 
-/** Lanes of a warp read what others are still writing. */
-static __global__ void warp_late(float *y, const float *x, bool fixed) {
-  float *all = reinterpret_cast<float *>(shared_memory);
-  int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x - lane;
-  all[threadIdx.x] = x[COUNT - 1 - threadIdx.x];
-  if (fixed) __syncwarp();
-  y[warp + WARP - 1 - lane] = all[warp + WARP - 1 - lane];
+/** One element beyond the shared memory that was asked for. */
+__global__ void beyond_shared(float *y, const float *x, bool fixed) {
+  if (!fixed) shared()[threadIdx.x + 1] = 0;
+  y[threadIdx.x] = x[COUNT - 1 - threadIdx.x];
 }
 
-/** A second stream copies from a slot that the first fills. Bugs: it does not wait for that ("unfilled"), or the first does
- *  not wait until the slot has been read before it is used again ("overwritten"). */
-static bool second_stream(const cuda_context *first, float *y, const float *x, const char *bug) {
-  constexpr size_t BYTES = COUNT * sizeof(float);
-  cudaStream_t second;
+/** 16 bytes from an address that is none of 16. */
+__global__ void misaligned(float *y, const float *x, bool fixed) {
+  float four[4];
+  load<4>(four, x, fixed ? 0 : 1);
+  y[threadIdx.x] = four[0] > 0 ? x[COUNT - 1 - threadIdx.x] : 0;
+}
+
+/** Threads count without an atomic addition. */
+__global__ void lost_update(float *y, const float *x, bool fixed) {
+  int *counted = reinterpret_cast<int *>(shared_memory);
+  if (threadIdx.x == 0) *counted = 0;
+  __syncthreads();
+  if (fixed) {
+    atomicMin(counted, -1);
+  } else {
+    *counted = *counted - 1;
+  }
+  __syncthreads();
+  y[threadIdx.x] = *counted < 0 ? x[COUNT - 1 - threadIdx.x] : 0;
+}
+
+/** Blocks write one element, of which the last one's value is right: here they run in order, on a GPU in none. */
+__global__ void lost_between_blocks(float *y, const float *x, bool fixed) {
+  bool last = blockIdx.x + 1 == BLOCKS;
+  if (last && threadIdx.x > 0) y[threadIdx.x] = x[COUNT - 1 - threadIdx.x];
+  if (threadIdx.x == 0 && (last || !fixed)) y[0] = x[last ? COUNT - 1 : 0];
+}
+
+/** Reads what an asynchronous copy brings without a wait for it. */
+__global__ void weak_wait(float *y, const float *x, bool fixed) {
+  unsigned i = threadIdx.x;
+  if (i % 4 == 0) ptx::copy_async_16(shared() + i, x + i, true);
+  ptx::copy_async_commit();
+  if (fixed) ptx::copy_async_wait<0>();
+  __syncthreads();
+  y[i] = shared()[COUNT - 1 - i];
+}
+
+/** An asynchronous copy overwrites what others may not have read yet. */
+__global__ void early_refill(float *y, const float *x, bool fixed) {
+  unsigned i = threadIdx.x;
+  shared()[i] = x[i];
+  __syncthreads();
+  y[i] = shared()[COUNT - 1 - i];
+  if (fixed) __syncthreads();
+  if (i % 4 == 0) ptx::copy_async_16(shared() + i, x + COUNT / 2, true);
+  ptx::copy_async_commit();
+  ptx::copy_async_wait<0>();
+}
+
+/* ---- host code ------------------------------------------------------------------------------------------------- */
+
+struct place {
+  cuda_context context;
+  float *x, *y;            /**< device memory; memory that host and device reach */
+  float values[COUNT + 1]; /**< of x */
+};
+
+bool good(cudaError_t error) {
+  return error == cudaSuccess;
+}
+
+bool finish(const place &p) {
+  return good(cudaStreamSynchronize(p.context.stream));
+}
+
+using kernel_of = void (*)(float *, const float *, bool);
+
+template <kernel_of KERNEL, int GRID = 1>
+bool run(place &p, bool fixed) {
+  return good(launch(&p.context, KERNEL, dim3(GRID), COUNT, BYTES, p.y, p.x, fixed)) && finish(p);
+}
+
+/** Reads a result that nobody has waited for. */
+bool early_read(place &p, bool fixed) {
+  if (!good(launch(&p.context, barrier, dim3(1), COUNT, BYTES, p.y, p.x, true)) || (fixed && !finish(p))) return false;
+  if (p.y[0] == p.values[COUNT - 1]) return true;
+  fprintf(stderr, "read too early\n");
+  return finish(p) && false;
+}
+
+bool long_copy(place &p, bool fixed) {
+  return good(cudaMemcpyAsync(p.x, p.values, BYTES + !fixed * sizeof(float), cudaMemcpyHostToDevice,
+                              p.context.stream)) &&
+         run<barrier>(p, true);
+}
+
+/** Host code that reads device memory. */
+bool host_reads(place &p, bool fixed) {
+  return (fixed || *(volatile float *)p.x != 0) && run<barrier>(p, true);
+}
+
+/** A kernel that is given host memory. */
+bool host_pointer(place &p, bool fixed) {
+  return good(launch(&p.context, barrier, dim3(1), COUNT, BYTES, p.y, fixed ? p.x : p.values, true)) && finish(p);
+}
+
+bool high_grid(place &p, bool fixed) {
+  return good(launch(&p.context, barrier, dim3(1, fixed ? 1 : 65536), COUNT, BYTES, p.y, p.x, true)) && finish(p);
+}
+
+/** More than 48 KB of shared memory without asking for it. */
+bool unasked_shared(place &p, bool fixed) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(1), config.blockDim = dim3(COUNT), config.stream = p.context.stream;
+  config.dynamicSmemBytes = fixed ? SHARED_WITHOUT_ASKING : SHARED_WITHOUT_ASKING + 1;
+  return good(cudaLaunchKernelEx(&config, barrier, p.y, (const float *)p.x, true)) && finish(p);
+}
+
+/** A second stream copies from a slot that the first fills. Bugs: it does not wait for that, or the first does not wait
+ *  until the slot has been read before it is used again. */
+bool two_streams(place &p, bool waits, bool waits_again) {
+  cudaStream_t first = p.context.stream, second;
   cudaEvent_t filled, taken;
   float *slot;
-  bool good = cudaMalloc((void **)&slot, BYTES) == cudaSuccess &&
-              cudaStreamCreateWithFlags(&second, cudaStreamNonBlocking) == cudaSuccess &&
-              cudaEventCreateWithFlags(&filled, cudaEventDisableTiming) == cudaSuccess &&
-              cudaEventCreateWithFlags(&taken, cudaEventDisableTiming) == cudaSuccess &&
-              launch(first, reversed, dim3(1), COUNT, BYTES, slot, x, true) == cudaSuccess &&
-              cudaEventRecord(filled, first->stream) == cudaSuccess;
-  if (good && strcmp(bug, "unfilled")) good = cudaStreamWaitEvent(second, filled, 0) == cudaSuccess;
-  good = good && cudaMemcpyAsync(y, slot, BYTES, cudaMemcpyDeviceToDevice, second) == cudaSuccess &&
-         cudaEventRecord(taken, second) == cudaSuccess;
-  if (good && strcmp(bug, "overwritten")) good = cudaStreamWaitEvent(first->stream, taken, 0) == cudaSuccess;
-  good = good && cudaMemsetAsync(slot, 0, BYTES, first->stream) == cudaSuccess &&
-         cudaStreamSynchronize(first->stream) == cudaSuccess && cudaStreamSynchronize(second) == cudaSuccess;
+  bool well =
+      good(cudaMalloc((void **)&slot, BYTES)) && good(cudaStreamCreateWithFlags(&second, cudaStreamNonBlocking)) &&
+      good(cudaEventCreateWithFlags(&filled, cudaEventDisableTiming)) &&
+      good(cudaEventCreateWithFlags(&taken, cudaEventDisableTiming)) &&
+      good(launch(&p.context, barrier, dim3(1), COUNT, BYTES, slot, p.x, true)) && good(cudaEventRecord(filled, first));
+  if (waits) well = well && good(cudaStreamWaitEvent(second, filled, 0));
+  well = well && good(cudaMemcpyAsync(p.y, slot, BYTES, cudaMemcpyDeviceToDevice, second)) &&
+         good(cudaEventRecord(taken, second));
+  if (waits_again) well = well && good(cudaStreamWaitEvent(first, taken, 0));
+  well = well && good(cudaMemsetAsync(slot, 0, BYTES, first)) && finish(p) && good(cudaStreamSynchronize(second));
   cudaFree(slot);
   cudaEventDestroy(filled);
   cudaEventDestroy(taken);
   cudaStreamDestroy(second);
-  return good;
+  return well;
 }
 
-static bool right(const float *y, const float *x) {
+bool unfilled(place &p, bool fixed) {
+  return two_streams(p, fixed, true);
+}
+
+bool overwritten(place &p, bool fixed) {
+  return two_streams(p, true, fixed);
+}
+
+constexpr struct {
+  const char *name;
+  bool (*run)(place &, bool fixed);
+} cases[] = {{"barrier", run<barrier>},
+             {"warp-barrier", run<warp_barrier>},
+             {"shuffle-order", run<shuffle_order>},
+             {"divergent", run<divergent>},
+             {"unset", run<unset>},
+             {"beyond", run<beyond>},
+             {"beyond-shared", run<beyond_shared>},
+             {"misaligned", run<misaligned>},
+             {"lost-update", run<lost_update>},
+             {"lost-between-blocks", run<lost_between_blocks, BLOCKS>},
+             {"weak-wait", run<weak_wait>},
+             {"early-refill", run<early_refill>},
+             {"early-read", early_read},
+             {"long-copy", long_copy},
+             {"host-reads", host_reads},
+             {"host-pointer", host_pointer},
+             {"high-grid", high_grid},
+             {"unasked-shared", unasked_shared},
+             {"unfilled", unfilled},
+             {"overwritten", overwritten}};
+
+bool right(const place &p) {
   for (int i = 0; i < COUNT; i++)
-    if (y[i] != x[COUNT - 1 - i]) return false;
+    if (p.y[i] != p.values[COUNT - 1 - i]) {
+      fprintf(stderr, "wrong result\n");
+      return false;
+    }
   return true;
 }
 
+}  // namespace
+
 int main(int count, char **words) {
-  const struct {
-    const char *name;
-    void (*kernel)(float *, const float *, bool);
-  } cases[] = {{"barrier", reversed},       {"divergent", divergent}, {"unset", unset},       {"beyond", beyond},
-               {"warp-barrier", warp_late}, {"early-read", reversed}, {"long-copy", reversed}};
-  const char *name = count > 1 ? words[1] : "";
-  bool fixed = count > 2, good = false;
-  cuda_context context = {};
-  float *x, *y, host[COUNT + 1];
-  for (int i = 0; i <= COUNT; i++) host[i] = (float)i + 0.5f;
-  if (cudaMalloc((void **)&x, COUNT * sizeof(float)) != cudaSuccess) return 2;
-  if (cudaMallocManaged((void **)&y, COUNT * sizeof(float), cudaMemAttachGlobal) != cudaSuccess) return 2;
-  if (cudaStreamCreateWithFlags(&context.stream, cudaStreamNonBlocking) != cudaSuccess) return 2;
-  bool copied = cudaMemcpyAsync(x, host, sizeof(float) * (COUNT + (!fixed && !strcmp(name, "long-copy"))),
-                                cudaMemcpyHostToDevice, context.stream) == cudaSuccess;
-  if (!strcmp(name, "unfilled") || !strcmp(name, "overwritten"))
-    good = copied && second_stream(&context, y, x, fixed ? "" : name) && right(y, host);
-  for (const auto &c : cases) {
-    if (strcmp(name, c.name) != 0) continue;
-    bool whole = fixed || !strcmp(name, "early-read") || !strcmp(name, "long-copy");
-    good = copied && launch(&context, c.kernel, dim3(1), COUNT, COUNT * sizeof(float), y, x, whole) == cudaSuccess;
-    if (good && !fixed && !strcmp(name, "early-read")) return right(y, host) ? 0 : 1;
-    good = good && cudaStreamSynchronize(context.stream) == cudaSuccess && right(y, host);
-  }
-  cudaFree(x);
-  cudaFree(y);
-  cudaStreamDestroy(context.stream);
-  return good ? 0 : 1;
+  place p = {};
+  bool fixed = count > 2, well = false;
+  for (int i = 0; i <= COUNT; i++) p.values[i] = (float)i + 0.5f;
+  if (!good(cudaMalloc((void **)&p.x, BYTES)) || !good(cudaMallocManaged((void **)&p.y, BYTES, cudaMemAttachGlobal)) ||
+      !good(cudaStreamCreateWithFlags(&p.context.stream, cudaStreamNonBlocking)) ||
+      !good(cudaMemcpyAsync(p.x, p.values, BYTES, cudaMemcpyHostToDevice, p.context.stream)))
+    return 2;
+  for (const auto &c : cases)
+    if (count > 1 && strcmp(words[1], c.name) == 0) {
+      well = c.run(p, fixed);
+      if (!well) fprintf(stderr, "refused\n");
+      well = well && right(p);
+    }
+  cudaFree(p.x);
+  cudaFree(p.y);
+  cudaStreamDestroy(p.context.stream);
+  return well ? 0 : 1;
 }

@@ -9,6 +9,7 @@
 #include <memory>
 #include <sched.h>
 #include <set>
+#include <sys/mman.h>
 #include <unistd.h>
 #include <vector>
 
@@ -429,6 +430,27 @@ cudaError_t cudaFuncSetAttribute(const void *function, enum cudaFuncAttribute at
 }
 
 }  // extern "C"
+
+/** Whether a word is the address of memory that is mapped, where programs have theirs, and in no allocation. */
+static bool points_to_host(uint64_t word) {
+  const void *address = (const void *)word;
+  size_t inside;
+  unsigned char resident;
+  if (word >> 40 < 0x55 || word >> 47) return false;
+  if (find(address, &inside) || find((const char *)address - 1, &inside)) return false; /* an end is no start */
+  return mincore((void *)(word & ~(uint64_t)4095), 1, &resident) == 0;
+}
+
+bool host_words_point_to_host(const void *argument, size_t bytes) {
+  for (size_t at = 0; at + 8 <= bytes; at += 8) {
+    uint64_t word;
+    memcpy(&word, (const char *)argument + at, sizeof word);
+    if (!points_to_host(word)) continue;
+    fprintf(stderr, "host runtime: byte %zu of a kernel's argument points to memory of the host\n", at);
+    return true;
+  }
+  return false;
+}
 
 cudaError_t host_launch(const cudaLaunchConfig_t &config, std::function<void()> thread) {
   const dim3 &grid = config.gridDim, &block = config.blockDim;

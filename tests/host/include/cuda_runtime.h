@@ -45,11 +45,20 @@ struct cudaLaunchConfig_t {
 
 /** Puts a grid on the stream; `thread` is run once for each of its threads. */
 cudaError_t host_launch(const cudaLaunchConfig_t &config, std::function<void()> thread);
+/** Whether one of these words points to memory of the host alone; says so on stderr. */
+bool host_words_point_to_host(const void *argument, size_t bytes);
+
+template <typename T>
+bool host_points_to_host(T argument) {
+  __builtin_clear_padding(&argument);
+  return host_words_point_to_host(&argument, sizeof argument);
+}
 
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(Parameters...),
                                Arguments &&...arguments) {
   std::tuple<std::remove_const_t<Parameters>...> kept(arguments...);
+  if (std::apply([](auto... each) { return (host_points_to_host(each) || ...); }, kept)) return cudaErrorInvalidValue;
   return host_launch(*config, [kernel, kept] { std::apply(kernel, kept); });
 }
 
