@@ -1,7 +1,7 @@
 # qst-mpi: `make help` lists the targets. What the machine offers is found by env.sh (modules or packages).
 #
 # Variables: CC, CFLAGS (added), PREFIX, V=1 (show commands), SAN=address|thread (sanitizer build in its own folder),
-# BUILD (folder of all products), search=TEXT (run the tests whose name contains it), CUDA=0|1|auto (the cuda device: left
+# BUILD (folder of all products), search="TEXT..." (run the tests whose name contains one), CUDA=0|1|auto (the cuda device: left
 # out, demanded, when nvcc is found), CUDA_ARCHS (what it is compiled for: CUDA_ARCHS=90a while developing on one GPU).
 
 SHELL := /bin/bash
@@ -209,11 +209,11 @@ test: ## install what is missing, build and run the tests (search=TEXT: those wh
 
 tests: $(TEST_PROGRAMS)
 
-# Those of a list of names that contain $(search); all without it.
-selected = $(if $(search),$(foreach f,$(1),$(if $(findstring $(search),$(f)),$(f))),$(1))
+# Those of a list of names that contain a word of $(search); all without it.
+selected = $(if $(search),$(foreach f,$(1),$(if $(strip $(foreach s,$(search),$(findstring $(s),$(f)))),$(f))),$(1))
 
 # Scripts need the programs; what search does not ask for is not built.
-check: $(addprefix $(BUILD)/tests/,$(call selected,$(notdir $(TEST_PROGRAMS)))) $(if $(wildcard tests/*$(search)*.sh),$(PROGRAM) $(BUILD)/bench-comm)
+check: $(addprefix $(BUILD)/tests/,$(call selected,$(notdir $(TEST_PROGRAMS)))) $(if $(wildcard $(addprefix tests/*,$(addsuffix *.sh,$(or $(search),t)))),$(PROGRAM) $(BUILD)/bench-comm)
 	$(Q)BUILD=$(BUILD) TIME_FACTOR=$(if $(SAN),5,1) tests/run $(search)
 
 # What the rehearsal of gpu-check (t66) needs besides.
@@ -222,7 +222,7 @@ REHEARSAL = $(if $(call selected,t66-gpu-check),$(addprefix $(HOST)/,bench-kerne
 
 .PHONY: check-cuda
 check-cuda: $(addprefix $(HOST)/tests/,$(call selected,$(notdir $(HOST_TESTS)))) $(PROGRAM) $(HOST)/qst-mpi $(HOST)/planted $(REHEARSAL) ## test the CUDA code without a GPU (search=TEXT)
-	$(Q)BUILD=$(BUILD) DEVICES=cuda TIME_FACTOR=$(if $(SAN),5,1) tests/run $(search)
+	$(Q)BUILD=$(BUILD) DEVICES=cuda TIME_FACTOR=$(if $(SAN),5,1) $(if $(filter thread,$(SAN)),THREADS=1) tests/run $(search)
 
 # A fuzz target tests/fuzz/fuzz_NAME.c starts from the files its own source names: // SEEDS tests/fixtures/x*.json
 FUZZ_SECONDS ?= 15
@@ -336,7 +336,7 @@ install: $(PROGRAM) $(BUILD)/qst-mpi.1 $(BUILD)/qst-mpi.bash ## install under PR
 .PHONY: help info
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@echo "Variables: CC, CFLAGS, LDFLAGS, PREFIX, DESTDIR, BUILD, V=1 (show commands), SAN=address|thread, search=TEXT,"
+	@echo "Variables: CC, CFLAGS, LDFLAGS, PREFIX, DESTDIR, BUILD, V=1 (show commands), SAN=address|thread, search=TEXT...,"
 	@echo "  CUDA=auto|0|1, CUDA_ARCHS=\"$(ALL_CUDA_ARCHS)\""
 
 info: ## what this build is made of
