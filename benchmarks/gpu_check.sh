@@ -178,7 +178,8 @@ gpu_facts() {
   if [[ $REHEARSE ]]; then
     echo "host runtime, rehearsal"
   else
-    nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>&1 | head -n 1
+    { nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null || echo "no GPU"; } |
+      head -n 1
   fi
 }
 
@@ -227,6 +228,7 @@ write_table() {
       "$file" | awk -v product="${product:-0}" '
         { printf "| %s | %.0f | %.1f | %s | %d |\n", $1, $2, $3, (product > 0 ? sprintf("%.2f", $3 * 1000 / product) : "-"), $4 }'
   done
+  if [[ -s $WORK/peers.json ]]; then printf '\nBeside it, QLoRA: %s\n' "$(cat "$WORK/peers.json")"; fi
   printf '\n| operation | case | shape | ms | of the product | of the copy |\n|---|---|---|---|---|---|\n'
   for file in "$WORK"/kernels-*.json; do
     if [[ -s $file ]]; then kernel_rows "$file"; fi
