@@ -168,3 +168,7 @@ void comm_abort(struct comm *comm, int status) {
   fflush(stderr);
   comm->operations->abort(comm, status);
 }
+
+void comm_conclude(struct comm *comm, int status) {
+  if (status != OK && status != STOPPED && comm->size > 1 && !comm_agreed(comm)) comm_abort(comm, status);
+}

@@ -81,6 +81,10 @@ int comm_agree(struct comm *comm, int status);
  *  whole job with `status`. Does not return for mpi; for self it only prints. */
 void comm_abort(struct comm *comm, int status);
 
+/** To be called before a command closes what it shares with other ranks. A failure that they do not know of ends the job
+ *  here, by comm_abort(): closing might wait for what they will never do. */
+void comm_conclude(struct comm *comm, int status);
+
 /** True once comm_agree() returned a failure: all ranks know, so main ends in order instead of aborting. */
 bool comm_agreed(const struct comm *comm);
 

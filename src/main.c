@@ -45,7 +45,7 @@ static int parse_and_run(int count, char **words, struct options *options, struc
  * would wait for it for ever. */
 static void finish(struct comm *comm, int status, const char *who) {
   if (status == OK || status == STOPPED) return;
-  if (comm->size > 1 && !comm_agreed(comm)) comm_abort(comm, status);
+  comm_conclude(comm, status);
   if (comm->rank == 0) fprintf(stderr, "qst-mpi%s%s: %s\n", *who ? " " : "", who, fail_message());
 }
 

@@ -373,6 +373,7 @@ static int run_all(struct trainer *trainer) {
 int trainer_run(struct engine *engine, const struct options *options, const struct training_data *data) {
   struct trainer trainer = {.engine = engine, .options = options, .comm = engine->grid->world, .data = data};
   int status = run_all(&trainer);
+  comm_conclude(trainer.comm, status);
   engine->lanes.store = NULL;
   close_trainer(&trainer);
   return status;

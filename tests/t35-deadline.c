@@ -74,6 +74,24 @@ static int wait_mismatched(struct comm *comm) {
   return device_synchronize(device);
 }
 
+/* Rank 1 fails alone, with a sum under way that the others have not begun. */
+static int fail_alone(struct comm *comm) {
+  struct device *device;
+  struct transport *transport;
+  int64_t *value;
+  int status = OK;
+  TRY(device_open(&device, &(struct device_options){.name = test_device()}));
+  TRY(transport_open(&transport, comm, device));
+  TRY(device_allocate(device, MEMORY_WORKSPACE, &value, sizeof *value));
+  if (comm->rank == 1) TRY(transport_sum(transport, value, 1, ELEMENT_I64));
+  if (comm->rank == 1) status = fail(ERR_INPUT, "the fault");
+  comm_conclude(comm, status);
+  device_release(device, MEMORY_WORKSPACE, &value, sizeof *value);
+  transport_close(&transport);
+  device_close(&device);
+  return status;
+}
+
 /* Rank 1 would send, but goes to a barrier. */
 static int wait_channel(struct comm *comm) {
   struct device *device;
@@ -116,6 +134,7 @@ static int play_rank(const char *name) {
     if (strcmp(name, waits[i].name) == 0) status = waits[i].wait(comm);
   }
   if (strcmp(name, "mismatch") == 0) status = wait_mismatched(comm);
+  if (strcmp(name, "alone") == 0) status = fail_alone(comm);
   if (strcmp(name, "slow") == 0) status = play_slow(comm);
   if (status != OK) comm_abort(comm, status);
   comm_close(&comm);
@@ -184,7 +203,10 @@ int main(int count, char **words) {
   for (int i = 0; i < WAITS; i++) check_stopped(words[0], &waits[i]);
   check_nobody_missing(words[0]);
   if (testing_cuda()) check_mismatch(words[0]);
-  const struct outcome *outcome = run_job(words[0], "barrier", "killed");
+  const struct outcome *outcome = run_job(words[0], "alone", "well");
+  CHECK(outcome && outcome->status != 0 && strstr(outcome->text, "qst-mpi: rank 1 on "));
+  CHECK(outcome && strstr(outcome->text, ": the fault\n"));
+  outcome = run_job(words[0], "barrier", "killed");
   CHECK(outcome && outcome->status != 0 && outcome->seconds < TIMEOUT + 8);
   outcome = run_job(words[0], "slow", "well");
   CHECK(outcome && outcome->status == 0 && outcome->seconds > 2 * TIMEOUT);

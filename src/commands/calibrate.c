@@ -49,6 +49,7 @@ static int run_all(struct calibrate_run *run, const struct options *options, str
 int command_calibrate(const struct options *options, struct comm *comm) {
   struct calibrate_run run = {0};
   int status = run_all(&run, options, comm);
+  comm_conclude(comm, status);
   engine_close(&run.engine);
   grid_close(&run.grid);
   free(run.frozen);

@@ -75,6 +75,7 @@ static int evaluate(struct eval_run *run, const struct options *options, struct 
 int command_eval(const struct options *options, struct comm *comm) {
   struct eval_run run = {0};
   int status = evaluate(&run, options, comm);
+  comm_conclude(comm, status);
   generator_close(&run.generator);
   engine_close(&run.engine);
   grid_close(&run.grid);

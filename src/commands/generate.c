@@ -166,6 +166,7 @@ static int run_all(struct generation *run, const struct options *options, struct
 int command_generate(const struct options *options, struct comm *comm) {
   struct generation run = {0};
   int status = run_all(&run, options, comm);
+  comm_conclude(comm, status);
   for (int i = 0; run.answers && i < run.prompts.count; i++) token_list_free(&run.answers[i]);
   free(run.answers);
   token_stream_free(&run.stream);

@@ -214,6 +214,7 @@ int command_taps(const struct options *options, struct comm *comm) {
   if (options->prune) return comm_agree(comm, comm->rank == 0 ? prune(options) : OK);
   struct taps_run run = {0};
   int status = fill(&run, options, comm);
+  comm_conclude(comm, status);
   tap_store_close(&run.store);
   free(run.frozen);
   step_plan_close(&run.plan);

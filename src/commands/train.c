@@ -58,6 +58,7 @@ int command_train(const struct options *options, struct comm *comm) {
   signals_catch();
   if (comm->rank == 0) time_limit_start(options->time_limit);
   int status = run(&engine, options, comm, &grid, &data);
+  comm_conclude(comm, status);
   engine_close(&engine);
   grid_close(&grid);
   token_file_free(&data.train);
