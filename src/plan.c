@@ -188,32 +188,3 @@ void plan_free(struct plan *plan) {
   free(plan->stage);
   *plan = (struct plan){0};
 }
-
-/* ---- what would fit ------------------------------------------------------------------------------------- */
-
-static int fits(const struct plan_request *request, int stages, int64_t micro_batch_tokens, bool *out) {
-  struct options options = *request->options;
-  struct plan_request smaller = *request;
-  struct plan plan;
-  options.micro_batch_tokens = micro_batch_tokens;
-  smaller.options = &options;
-  smaller.stages = stages;
-  TRY(plan_make(&smaller, &plan));
-  *out = plan.fits;
-  plan_free(&plan);
-  return OK;
-}
-
-int plan_find_fit(const struct plan_request *request, int *stages, int64_t *micro_batch_tokens, bool *found) {
-  int ranks = plan_ranks(request);
-  *found = false;
-  for (*stages = request->stages; *stages <= ranks; *stages *= 2) {
-    if (ranks % *stages) continue;
-    for (*micro_batch_tokens = request->options->micro_batch_tokens; *micro_batch_tokens >= request->longest;
-         *micro_batch_tokens /= 2) {
-      TRY(fits(request, *stages, *micro_batch_tokens, found));
-      if (*found) return OK;
-    }
-  }
-  return OK;
-}

@@ -61,6 +61,13 @@ int plan_rehearse(const struct plan_request *request, int replicas, struct rehea
 int plan_combine(const struct plan_request *request, const struct rehearsal *rehearsals, struct plan *out);
 void plan_forget(struct rehearsal **rehearsals, int stages);
 
+/** Fills in what the options leave to the program, their stages, placement and micro_batch_tokens, such that the run fits and
+ *  is fastest, in the request as well. `options` is what the request points to; its placement is not to be freed then. ERR_MEMORY when nothing fits; ERR_USAGE when no number
+ *  of stages suits the ranks and the step. */
+int plan_choose(struct plan_request *request, struct options *options);
+/** Whether they leave anything. */
+bool plan_is_open(const struct options *options);
+
 /** The first that fits of: smaller micro-batches, more stages. *found false when none does. `request` is left as it was but
  *  for `stages`; *micro_batch_tokens is what to give for --micro-batch-tokens. */
 int plan_find_fit(const struct plan_request *request, int *stages, int64_t *micro_batch_tokens, bool *found);

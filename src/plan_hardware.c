@@ -3,9 +3,11 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/threads.h"
 
 /* Between ranks of one host messages are copies in its memory, and between hosts of cpus there is some Ethernet. */
 static const struct wire SHARED_MEMORY = {.bandwidth = 4e9, .latency = 5e-6};
@@ -89,6 +91,48 @@ int machine_open(struct machine *out, const struct options *options) {
   }
   if (options->link > 0) out->hardware.network.bandwidth = options->link * 1e9 / 8 / out->per_node;
   return OK;
+}
+
+/* ---- here ----------------------------------------------------------------------------------------------- */
+
+/* A core of an AMD EPYC with AVX-512 (benchmarks/results): one large bf16 product, memcpy. */
+static const double CORE_PRODUCT = 4e11, CORE_COPY = 3.6e10;
+
+static struct hardware this_cpu(int threads, int ranks) {
+  double memory = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+  return (struct hardware){.name = "cpu",
+                           .achieved = true,
+                           .matrix_bf16 = CORE_PRODUCT * threads,
+                           .vector = CORE_PRODUCT * threads,
+                           .memory_bandwidth = CORE_COPY * threads,
+                           .memory = 0.9 * memory / ranks,
+                           .host = {.bandwidth = CORE_COPY * threads},
+                           .node = SHARED_MEMORY,
+                           .network = ETHERNET};
+}
+
+int machine_here(struct machine *out, const struct options *options, const struct comm *comm) {
+  struct device *device;
+  int threads = options->threads > 0 ? (int)options->threads : threads_of_rank(comm->local_size);
+  *out =
+      (struct machine){.nodes = (comm->size + comm->local_size - 1) / comm->local_size, .per_node = comm->local_size};
+  TRY(device_open(&device, &(struct device_options){.name = options->device,
+                                                    .cpu_isa = options->cpu_isa,
+                                                    .act = options->act,
+                                                    .threads = threads,
+                                                    .local_rank = comm->local_rank}));
+  const struct hardware *gpu = hardware_recognize(device->description);
+  bool is_cpu = strcmp(device->name, "cpu") == 0;
+  int status = OK;
+  if (is_cpu)
+    out->hardware = this_cpu(threads, comm->local_size);
+  else if (gpu)
+    out->hardware = *gpu;
+  else
+    status =
+        fail(ERR_USAGE, "no plan can be made for this GPU (%s): give numbers instead of auto", device->description);
+  device_close(&device);
+  return status;
 }
 
 void machine_close(struct machine *machine) {

@@ -200,6 +200,10 @@ static void test_gpus(void) {
   CHECK_FAILS(ERR_USAGE, "did you mean h100-80", hardware_find("h100-88", &h100));
   CHECK_FAILS(ERR_USAGE, "there are: cpu, a100-40", hardware_find("abacus", &h100));
   CHECK_OK(hardware_find("h100-80", &h100));
+  CHECK(hardware_recognize("cuda, NVIDIA H100 80GB HBM3, 85 GB, sm_90, bf16 activations") == h100);
+  CHECK(strcmp(hardware_recognize("cuda, NVIDIA L40S, 48 GB")->name, "l40s") == 0);
+  CHECK(strcmp(hardware_recognize("cuda, NVIDIA L4, 24 GB")->name, "l4") == 0);
+  CHECK(!hardware_recognize("cpu, 2 threads") && !hardware_recognize("cuda, NVIDIA L400, 48 GB"));
   /* weights are dequantized into memory first: a write and a read more */
   struct cost product = {.flops = 1e12}, frozen = {.flops = 1e12, .unpacked = 1e9},
               narrow = {.flops = 1e9, .narrow = true};

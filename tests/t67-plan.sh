@@ -61,6 +61,21 @@ slow=$(speed "$work/slow.json" --link 10)
 usual=$(speed "$work/usual.json")
 awk -v a="$slow" -v b="$usual" 'BEGIN { exit !(a < b) }' || die "10 Gbit/s are as fast as 3,200"
 
+# what is left open is chosen such that it fits; train does the same, and says what it took
+"$QST" plan --model-shape llama-2-70b --gpu a100-40 --nodes 2 --gpus-per-node 8 --global-batch 128 \
+  --pipeline-stages auto --micro-batch-tokens auto --json >"$work/auto.json"
+grep -q '"fits": true' "$work/auto.json" || die "auto does not fit: $(cat "$work/auto.json")"
+(($(number stages "$work/auto.json") > 1)) || die "70b on one GPU of 40 GB: $(cat "$work/auto.json")"
+auto=("${words[@]}" --steps 3 --threads 1)
+"$QST" train "${auto[@]}" --out "$work/one" 2>"$work/err"
+if grep -q "^planned" "$work/err"; then die "nothing was to be planned: $(cat "$work/err")"; fi
+"${mpirun[@]}" 2 "$QST" train "${auto[@]}" --pipeline-stages auto --out "$work/two" 2>"$work/err"
+grep -qE "^planned +--pipeline-stages [12] " "$work/err" || die "no choice was said: $(cat "$work/err")"
+same_run "$work/one" "$work/two" 3
+"$QST" train "${auto[@]}" --micro-batch-tokens auto --out "$work/three" 2>"$work/err"
+grep -qE "^micro-batch-tokens = [0-9]+$" "$work/three/options" || die "options: $(cat "$work/three/options")"
+fails "give taps a number" "$QST" taps --pipeline-stages auto --backbone "$work/b.h5" --data "$work/t.h5" --taps "$work/taps"
+
 # scaling to 1,024 nodes, with what was measured beside it
 echo '{"points": [{"scaling": "weak", "ranks": 2, "tokens_per_second": 1000}]}' >"$work/measured.json"
 sweep=("$QST" plan --model-shape smollm2-135m --gpus-per-node 8 --global-batch 64 --gpu a100-80 --sweep)

@@ -1,5 +1,6 @@
 #include "kernels/null/hardware.h"
 
+#include <ctype.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -27,6 +28,7 @@
 
 static const struct hardware table[] = {
     {.name = "a100-40",
+     .board = "A100-SXM4-40GB",
      .is_gpu = true,
      .matrix_bf16 = 312e12,
      .vector = 19.5e12,
@@ -37,6 +39,7 @@ static const struct hardware table[] = {
      .node = NVLINK(300e9),
      .network = NETWORK(200)},
     {.name = "a100-80",
+     .board = "A100-SXM4-80GB",
      .is_gpu = true,
      .matrix_bf16 = 312e12,
      .vector = 19.5e12,
@@ -47,6 +50,7 @@ static const struct hardware table[] = {
      .node = NVLINK(300e9),
      .network = NETWORK(200)},
     {.name = "h100-80",
+     .board = "H100 80GB",
      .is_gpu = true,
      .matrix_bf16 = 989.4e12,
      .matrix_fp8 = 1978.9e12,
@@ -58,6 +62,7 @@ static const struct hardware table[] = {
      .node = NVLINK(450e9),
      .network = NETWORK(400)},
     {.name = "h100-pcie",
+     .board = "H100 PCIe",
      .is_gpu = true,
      .matrix_bf16 = 756e12,
      .matrix_fp8 = 1513e12,
@@ -69,6 +74,7 @@ static const struct hardware table[] = {
      .node = PCIE(64e9),
      .network = NETWORK(25)},
     {.name = "h200",
+     .board = "H200",
      .is_gpu = true,
      .matrix_bf16 = 989.4e12,
      .matrix_fp8 = 1978.9e12,
@@ -80,6 +86,7 @@ static const struct hardware table[] = {
      .node = NVLINK(450e9),
      .network = NETWORK(400)},
     {.name = "b200",
+     .board = "B200",
      .is_gpu = true,
      .matrix_bf16 = 2250e12,
      .matrix_fp8 = 4500e12,
@@ -91,6 +98,7 @@ static const struct hardware table[] = {
      .node = NVLINK(900e9),
      .network = NETWORK(400)},
     {.name = "l40s",
+     .board = "L40S",
      .is_gpu = true,
      .matrix_bf16 = 362.05e12,
      .matrix_fp8 = 733e12,
@@ -102,6 +110,7 @@ static const struct hardware table[] = {
      .node = PCIE(32e9),
      .network = NETWORK(25)},
     {.name = "l4",
+     .board = "NVIDIA L4",
      .is_gpu = true,
      .matrix_bf16 = 121e12,
      .matrix_fp8 = 242.5e12,
@@ -113,6 +122,7 @@ static const struct hardware table[] = {
      .node = PCIE(32e9),
      .network = NETWORK(25)},
     {.name = "a6000",
+     .board = "RTX A6000",
      .is_gpu = true,
      .matrix_bf16 = 154.8e12,
      .vector = 38.7e12,
@@ -123,6 +133,7 @@ static const struct hardware table[] = {
      .node = PCIE(32e9),
      .network = NETWORK(25)},
     {.name = "rtx3090",
+     .board = "RTX 3090",
      .is_gpu = true,
      .matrix_bf16 = 71.2e12,
      .vector = 35.6e12,
@@ -133,6 +144,7 @@ static const struct hardware table[] = {
      .node = PCIE(32e9),
      .network = NETWORK(25)},
     {.name = "rtx4090",
+     .board = "RTX 4090",
      .is_gpu = true,
      .matrix_bf16 = 165.2e12,
      .matrix_fp8 = 330.3e12,
@@ -158,6 +170,17 @@ int hardware_find(const char *name, const struct hardware **out) {
   const char *nearest = nearest_name(name, names);
   if (nearest) return fail(ERR_USAGE, "unknown GPU \"%s\": did you mean %s?", name, nearest);
   return fail(ERR_USAGE, "unknown GPU \"%s\"; there are: cpu, %s", name, list);
+}
+
+/* The longest name that fits: "NVIDIA L4" is in "NVIDIA L40S", too. */
+const struct hardware *hardware_recognize(const char *text) {
+  const struct hardware *best = NULL;
+  for (int i = 0; i < TABLE_SIZE; i++) {
+    const char *at = strstr(text, table[i].board);
+    bool whole = at && !isalnum((unsigned char)at[strlen(table[i].board)]);
+    if (whole && (!best || strlen(table[i].board) > strlen(best->board))) best = &table[i];
+  }
+  return best;
 }
 
 /* ---- time ----------------------------------------------------------------------------------------------- */

@@ -31,6 +31,7 @@ struct measured_cost {
 
 struct hardware {
   const char *name;
+  const char *board;       /**< what a driver calls it, in part; NULL: no GPU */
   bool is_gpu;             /**< decides activation type and workspace: cuda's rules or cpu's */
   double matrix_bf16;      /**< FLOP/s of dense bf16 products with fp32 sums */
   double matrix_fp8;       /**< likewise of fp8; 0: no such units */
@@ -48,6 +49,9 @@ struct hardware {
 
 /** ERR_USAGE with the closest name. */
 int hardware_find(const char *name, const struct hardware **out);
+
+/** The one a driver's text (struct device, description) speaks of; NULL: none of them. */
+const struct hardware *hardware_recognize(const char *text);
 
 /** Seconds of one operation: the slower of arithmetic and memory, at least a launch. Where operations were measured: as long as
  *  the one of them that is closest in size took, times the ratio of the two by that rule. */

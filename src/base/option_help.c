@@ -30,8 +30,11 @@ static int print_range(const struct option *option, struct buffer *out) {
   if (option->type != OPTION_INTEGER && option->type != OPTION_REAL) return OK;
   if (option->unit) TRY(buffer_print(out, "%s, ", option->unit));
   TRY(buffer_print(out, "%.8g", option->minimum));
-  if (option->maximum >= 1e6) return buffer_print(out, " or more");
-  return buffer_print(out, " to %.8g", option->maximum);
+  if (option->maximum >= 1e6)
+    TRY(buffer_print(out, " or more"));
+  else
+    TRY(buffer_print(out, " to %.8g", option->maximum));
+  return option->automatic ? buffer_print(out, ", or auto") : OK;
 }
 
 static int list_facts(const struct option *option, bool required, struct buffer *out) {

@@ -63,6 +63,8 @@ static int check_range(const struct option *option, const char *text, double num
 
 static int set_integer(const struct option *option, const char *text, int64_t *out) {
   char *end;
+  *out = OPTION_AUTO;
+  if (option->automatic && strcmp(text, "auto") == 0) return OK;
   long long number = strtoll(text, &end, 10);
   if (end == text || *end) return fail(ERR_USAGE, "'%.*s' is not a whole number", SHOWN, text);
   TRY(check_range(option, text, (double)number));
@@ -237,6 +239,7 @@ static int print_value(const struct options *options, const struct option *optio
     case OPTION_TEXT:
       return word_quote(*(char *const *)value, out);
     case OPTION_INTEGER:
+      if (option->automatic && *(const int64_t *)value == OPTION_AUTO) return buffer_print(out, "auto");
       return buffer_print(out, "%lld", (long long)*(const int64_t *)value);
     case OPTION_REAL:
       return print_real(*(const double *)value, out);

@@ -11,6 +11,8 @@
 
 #include "base/memory.h"
 
+enum { OPTION_AUTO = 0 }; /**< of integers that may be "auto" */
+
 enum command {
   COMMAND_QUANTIZE,
   COMMAND_TOKENIZE,

@@ -146,12 +146,14 @@ static int make_sweep(const struct plan_request *request) {
 
 static int plan_all(const struct options *options) {
   struct token_file data = {0};
+  struct options chosen = *options;
   struct plan_request request = {
-      .options = options, .stages = (int)options->pipeline_stages, .placement = placement_of(options), .data = &data};
+      .options = &chosen, .stages = (int)options->pipeline_stages, .placement = placement_of(options), .data = &data};
   int status;
   TRY_GOTO(status, cleanup, machine_open(&request.machine, options));
   TRY_GOTO(status, cleanup, read_rows(options, &data, &request.rows));
   request.longest = data_longest_row(&data, data.rows);
+  if (plan_is_open(options)) TRY_GOTO(status, cleanup, plan_choose(&request, &chosen));
   status = options->sweep ? make_sweep(&request) : make_and_print(&request);
 cleanup:
   machine_close(&request.machine);

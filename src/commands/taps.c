@@ -136,6 +136,8 @@ static int run_groups(struct taps_run *run) {
 }
 
 static int fill(struct taps_run *run, const struct options *options, struct comm *comm) {
+  if (options->pipeline_stages == OPTION_AUTO)
+    return comm_agree(comm, fail(ERR_USAGE, "--pipeline-stages auto is planned for train: give taps a number"));
   TRY(grid_open(&run->grid, comm, (int)options->pipeline_stages, placement_of(options)));
   TRY(comm_agree(comm, open_all(run, options)));
   TRY(engine_connect(&run->engine));

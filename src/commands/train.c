@@ -2,8 +2,10 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "commands/commands.h"
 #include "commands/data.h"
+#include "plan_hardware.h"
 #include "signals.h"
 #include "time_limit.h"
 #include "trainer.h"
@@ -20,8 +22,7 @@ static int longest_row(const struct training_data *data) {
 
 /* Everything that can fail on one rank alone before the first collective. */
 static int open_all(struct engine *engine, const struct options *options, const struct grid *grid,
-                    struct training_data *data) {
-  TRY(read_data(options, data));
+                    const struct training_data *data) {
   int capacity = (int)options->micro_batch_tokens, longest = longest_row(data);
   if (longest > capacity)
     return fail(
@@ -43,8 +44,38 @@ static int open_all(struct engine *engine, const struct options *options, const 
   return data_check(engine, &data->eval, options->eval_data);
 }
 
-static int run(struct engine *engine, const struct options *options, struct comm *comm, struct grid *grid,
+/* On rank 0, for all. */
+static int plan_here(struct options *options, const struct comm *comm, const struct training_data *data) {
+  struct plan_request request = {.options = options,
+                                 .placement = placement_of(options),
+                                 .data = &data->train,
+                                 .longest = longest_row(data),
+                                 .rows = data->train.rows};
+  int status = machine_here(&request.machine, options, comm);
+  if (status == OK) status = plan_choose(&request, options);
+  machine_close(&request.machine);
+  return status;
+}
+
+/* What the options leave to the program. */
+static int choose(struct options *options, struct comm *comm, const struct training_data *data) {
+  static char names[][9] = {[PLACE_STAGES] = "stages", [PLACE_REPLICAS] = "replicas"};
+  if (!plan_is_open(options)) return OK;
+  TRY(comm_agree(comm, comm->rank == 0 ? plan_here(options, comm, data) : OK));
+  int64_t chosen[] = {options->pipeline_stages, options->micro_batch_tokens, placement_of(options)};
+  TRY(comm_broadcast(comm, chosen, sizeof chosen, 0));
+  options->pipeline_stages = chosen[0];
+  options->micro_batch_tokens = chosen[1];
+  options->placement = names[chosen[2]];
+  log_note("planned    --pipeline-stages %lld --placement %s --micro-batch-tokens %lld", (long long)chosen[0],
+           options->placement, (long long)chosen[1]);
+  return OK;
+}
+
+static int run(struct engine *engine, struct options *options, struct comm *comm, struct grid *grid,
                struct training_data *data) {
+  TRY(comm_agree(comm, read_data(options, data)));
+  TRY(choose(options, comm, data));
   TRY(grid_open(grid, comm, (int)options->pipeline_stages, placement_of(options)));
   TRY(comm_agree(comm, open_all(engine, options, grid, data)));
   TRY(engine_connect(engine));
@@ -57,7 +88,8 @@ int command_train(const struct options *options, struct comm *comm) {
   struct training_data data = {0};
   signals_catch();
   if (comm->rank == 0) time_limit_start(options->time_limit);
-  int status = run(&engine, options, comm, &grid, &data);
+  struct options chosen = *options;
+  int status = run(&engine, &chosen, comm, &grid, &data);
   comm_conclude(comm, status);
   engine_close(&engine);
   grid_close(&grid);
