@@ -123,6 +123,87 @@ static void check_prefetch(const char *folder, const struct tap_format *format) 
   tap_reader_close(&reader);
 }
 
+/* ---- stages ----------------------------------------------------------------------------------------------- */
+
+static struct tap_format with_range(const struct tap_format *format, int first, int taps) {
+  struct tap_format out = *format;
+  out.first = first;
+  out.taps = taps;
+  return out;
+}
+
+/* The part of a row's planes that a range of its taps has. */
+static void cut_planes(const struct tap_format *whole, const struct tap_format *part, int64_t row,
+                       struct tap_planes *out) {
+  struct tap_planes all;
+  CHECK_OK(tap_planes_make(&all, whole, LONGEST, LONGEST));
+  fill_planes(whole, row, &all);
+  for (int p = 0; p < TAP_PLANES; p++) {
+    enum tap_plane plane = (enum tap_plane)p;
+    size_t line = tap_plane_bytes(whole, plane), own = tap_plane_bytes(part, plane);
+    size_t skip = plane == TAP_PLANE_NORMED ? 0 : line / (size_t)whole->taps * (size_t)part->first;
+    int64_t lines = plane == TAP_PLANE_NORMED ? tap_row_labels(&data, row) : tap_row_tokens(&data, row);
+    for (int64_t i = 0; i < lines; i++) memcpy(out->at[p] + (size_t)i * own, all.at[p] + (size_t)i * line + skip, own);
+  }
+  tap_planes_free(&all);
+}
+
+static void write_part(const char *folder, const struct tap_format *whole, int first, int taps, int64_t from,
+                       int64_t to) {
+  struct tap_format part = with_range(whole, first, taps);
+  struct tap_writer *writer = NULL;
+  struct tap_planes planes;
+  CHECK_OK(tap_planes_make(&planes, &part, LONGEST, LONGEST));
+  CHECK_OK(tap_writer_open(&writer, folder, &part, 100));
+  for (int64_t row = from; row < to; row++) {
+    cut_planes(whole, &part, row, &planes);
+    CHECK_OK(tap_writer_add(writer, row, tap_row_tokens(&data, row), tap_row_labels(&data, row), &planes));
+  }
+  CHECK_OK(tap_writer_seal(writer));
+  tap_writer_close(&writer);
+  tap_planes_free(&planes);
+}
+
+static void check_part(const char *folder, const struct tap_format *whole, int first, int taps, int64_t rows,
+                       int64_t held) {
+  struct tap_format part = with_range(whole, first, taps);
+  struct tap_reader *reader = NULL;
+  struct tap_planes want, got;
+  CHECK_OK(tap_planes_make(&want, &part, LONGEST, LONGEST));
+  CHECK_OK(tap_planes_make(&got, &part, LONGEST, LONGEST));
+  CHECK_OK(tap_reader_open(&reader, folder, &part, &data));
+  CHECK_OK(tap_reader_scan(reader));
+  CHECK(tap_reader_rows(reader) == rows);
+  for (int64_t row = 0; row < ROWS; row++) {
+    struct hash_text a, b;
+    CHECK(tap_reader_has(reader, row) == (row < rows));
+    CHECK(tap_reader_holds(reader, row) == (row < held));
+    if (row >= held) continue;
+    cut_planes(whole, &part, row, &want);
+    CHECK_OK(tap_reader_read(reader, &row, 1, &got));
+    CHECK_OK(tap_planes_hash(&part, &want, tap_row_tokens(&data, row), tap_row_labels(&data, row), &a));
+    CHECK_OK(tap_planes_hash(&part, &got, tap_row_tokens(&data, row), tap_row_labels(&data, row), &b));
+    CHECK(strcmp(a.hex, b.hex) == 0);
+  }
+  CHECK_OK(tap_reader_write_index(reader));
+  tap_reader_close(&reader);
+  tap_planes_free(&want);
+  tap_planes_free(&got);
+}
+
+/* Rows come together of the segments of stages, by any split, and are read by any other. */
+static void check_stages(const char *folder, const struct tap_format *whole) {
+  write_part(folder, whole, 0, 2, 0, 200);
+  check_part(folder, whole, 0, 2, 0, 200);
+  check_part(folder, whole, 0, 3, 0, 0);
+  write_part(folder, whole, 1, 2, 0, 150); /* overlaps */
+  write_part(folder, whole, 0, 3, 100, 120);
+  check_part(folder, whole, 0, 3, 150, 150);
+  check_part(folder, whole, 1, 1, 150, 200);
+  check_part(folder, whole, 2, 1, 150, 150);
+  check_part(folder, whole, 0, 1, 150, 200);
+}
+
 /* ---- int8 ----------------------------------------------------------------------------------------------- */
 
 /* Each number is at most half a code, 1/254 of its block's largest, away; fp32 throughout. */
@@ -235,6 +316,8 @@ int main(void) {
     if (!format.int8) check_prefetch(folder, &format);
     remove_folder(folder);
     remove_folder(other);
+    check_stages(folder, &format);
+    remove_folder(folder);
     free(folder);
     free(other);
   }
