@@ -89,7 +89,7 @@ struct fact {
   char text[40];
 };
 
-enum { FACTS = 10 };
+enum { FACTS = 11 };
 
 static void list_facts(const struct tap_format *format, struct fact facts[FACTS]) {
   const char *act = format->act == DTYPE_BF16 ? "bf16" : "f32";
@@ -102,7 +102,8 @@ static void list_facts(const struct tap_format *format, struct fact facts[FACTS]
                                    {.name = "window", .meaning = "for another --reduction-factor"},
                                    {.name = "act", .meaning = "of another --act"},
                                    {.name = "numbers", .meaning = "in another --tap-format"},
-                                   {.name = "directions", .meaning = "for other --directions"}};
+                                   {.name = "directions", .meaning = "for other --directions"},
+                                   {.name = "compute", .meaning = "of another --backbone-compute"}};
   memcpy(facts, list, sizeof list);
   snprintf(facts[0].text, sizeof facts->text, "%s", format->backbone);
   snprintf(facts[1].text, sizeof facts->text, "%s", format->data);
@@ -110,6 +111,7 @@ static void list_facts(const struct tap_format *format, struct fact facts[FACTS]
   const int sizes[] = {format->layers, format->hidden, format->cols, format->window};
   for (int i = 0; i < 4; i++) snprintf(facts[3 + i].text, sizeof facts->text, "%d", sizes[i]);
   snprintf(facts[7].text, sizeof facts->text, "%s", act);
+  snprintf(facts[10].text, sizeof facts->text, "%s", format->compute);
   snprintf(facts[9].text, sizeof facts->text, "%s", format->directions);
   snprintf(facts[8].text, sizeof facts->text, "%s", format->int8 ? "int8" : act);
 }
@@ -168,6 +170,7 @@ int tap_format_read(struct h5_file *file, struct tap_format *out) {
   TRY(read_text(file, "data", out->data, sizeof out->data));
   TRY(read_text(file, "kind", out->kind, sizeof out->kind));
   TRY(read_text(file, "directions", out->directions, sizeof out->directions));
+  TRY(read_text(file, "compute", out->compute, sizeof out->compute));
   TRY(read_size(file, "layers", &out->layers));
   TRY(read_size(file, "hidden", &out->hidden));
   TRY(read_size(file, "cols", &out->cols));

@@ -5,8 +5,9 @@
  * writers of the same rows write the same file. A stage of a pipeline writes segments of its own taps only: a row is in the
  * store when all of its taps are in some segments.
  *
- *   / attributes: format, version, backbone and data (digests), kind ("hidden", "maxpool", "avgpool", "pca"), directions (digest), layers, hidden, cols,
- *     window, first and taps (tap first … first + taps − 1 of layers + 1), numbers ("bf16", "f32", "int8"), act ("bf16", "f32"), writer
+ *   / attributes: format, version, backbone and data (digests), kind ("hidden", "maxpool", "avgpool", "pca"), directions (of
+ *     pca: digest), layers, hidden, cols, window, first and taps (tap first … first + taps − 1 of layers + 1), compute ("bf16",
+ *     "fp8"), numbers ("bf16", "f32", "int8"), act ("bf16", "f32"), writer
  *   /rows i64 [n]             row numbers in the token file
  *   /tokens i64 [n + 1]       row i has the tokens tokens[i] .. tokens[i + 1] of this segment
  *   /labels i64 [n + 1]       and the label rows labels[i] .. labels[i + 1]
@@ -29,6 +30,7 @@ struct tap_format {
   char backbone[33], data[33]; /**< digests */
   char directions[33];         /**< digest of what pca projects on; "-" for the others */
   char kind[16];
+  char compute[8]; /**< what the backbone multiplied: "bf16" (activations as they are) or "fp8" */
   int layers, hidden, cols, window;
   int first, taps; /**< of the file or the rank; the whole has 0 and layers + 1 */
   enum dtype act;

@@ -18,7 +18,7 @@ static const int64_t segment_bytes = (int64_t)64 << 20;
 static const char *const kind_names[] = {
     [TAPS_HIDDEN] = "hidden", [TAPS_MAXPOOL] = "maxpool", [TAPS_AVGPOOL] = "avgpool", [TAPS_PCA] = "pca"};
 
-static void describe(struct tap_store *store, const struct tap_identity *of, bool int8) {
+static void describe(struct tap_store *store, const struct options *options, const struct tap_identity *of) {
   const struct tap_source *source = store->source;
   const struct model_config *config = &source->backbone->config;
   const struct stage *stage = &source->backbone->stage;
@@ -30,12 +30,12 @@ static void describe(struct tap_store *store, const struct tap_identity *of, boo
                                       .first = first,
                                       .taps = stage->end + 1 - first,
                                       .act = store->device->act,
-                                      .int8 = int8};
+                                      .int8 = strcmp(options->tap_format, "int8") == 0};
+  snprintf(store->format.compute, sizeof store->format.compute, "%s", store->device->fp8 ? "fp8" : "bf16");
   snprintf(store->format.backbone, sizeof store->format.backbone, "%s", of->backbone);
   snprintf(store->format.directions, sizeof store->format.directions, "%s", of->directions.hex);
   snprintf(store->format.data, sizeof store->format.data, "%s", store->data->digest);
-  snprintf(store->format.kind, sizeof store->format.kind, "%s%s", kind_names[source->kind],
-           store->device->fp8 ? "-fp8" : ""); /* a backbone in 8 bits says other things of the same rows */
+  snprintf(store->format.kind, sizeof store->format.kind, "%s", kind_names[source->kind]);
 }
 
 /* The same on all stages, so that their segments have the same rows. */
@@ -79,7 +79,7 @@ int tap_store_open(struct tap_store *store, const struct options *options, struc
   store->alone = stage_depth(&source->backbone->stage) == source->backbone->config.layers;
   /* The next stage goes on from this one's last tap, which int8 would round. */
   if (int8 && !store->alone) return fail(ERR_USAGE, "--tap-format int8 works with --pipeline-stages 1 only");
-  describe(store, of, int8);
+  describe(store, options, of);
   TRY(tap_reader_open(&store->reader, store->folder, &store->format, data));
   open_cache(store, options->tap_cache);
   TRY(tap_reader_scan(store->reader));

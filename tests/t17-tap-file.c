@@ -31,6 +31,7 @@ static struct tap_format make_format(enum dtype act, bool int8) {
                              .data = "d",
                              .kind = "hidden",
                              .directions = "-",
+                             .compute = "bf16",
                              .layers = 2,
                              .hidden = 70,
                              .cols = 70,

@@ -170,6 +170,7 @@ refused "of other data" --data "$work/e.h5"
 refused "for another --downsample" --downsample maxpool
 refused "of another --act" --act fp32
 refused "in another --tap-format" --tap-format int8
+refused "of another --backbone-compute" --backbone-compute fp8
 store=$work/store-maxpool-1
 refused "for another --reduction-factor" --downsample maxpool --reduction-factor 6
 
