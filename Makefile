@@ -213,7 +213,7 @@ tests: $(TEST_PROGRAMS)
 selected = $(if $(search),$(foreach f,$(1),$(if $(strip $(foreach s,$(search),$(findstring $(s),$(f)))),$(f))),$(1))
 
 # Scripts need the programs; what search does not ask for is not built.
-check: $(addprefix $(BUILD)/tests/,$(call selected,$(notdir $(TEST_PROGRAMS)))) $(if $(wildcard $(addprefix tests/*,$(addsuffix *.sh,$(or $(search),t)))),$(PROGRAM) $(BUILD)/bench-comm)
+check: $(addprefix $(BUILD)/tests/,$(call selected,$(notdir $(TEST_PROGRAMS)))) $(if $(wildcard $(addprefix tests/*,$(addsuffix *.sh,$(or $(search),t)))),$(PROGRAM) $(BUILD)/bench-comm $(BUILD)/bench-step)
 	$(Q)BUILD=$(BUILD) TIME_FACTOR=$(if $(SAN),5,1) tests/run $(search)
 
 # What the rehearsal of gpu-check (t66) needs besides.
@@ -258,7 +258,14 @@ tidy: ## clang-tidy on the C files (search=TEXT: those whose path contains it)
 
 # ---- benchmarks ---------------------------------------------------------------------------------------------
 
-.PHONY: bench-kernels bench-comm
+.PHONY: bench-kernels bench-comm bench-step
+bench-step: $(BUILD)/bench-step ## build the benchmark of the phases of a training step (benchmarks/step.sh)
+
+$(BUILD)/bench-step: benchmarks/step.c benchmarks/ceilings.c $(LIBRARY) benchmarks/ceilings.h
+	$(if $(filter 1,$(V)),,@echo "link $@")
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(filter-out -MMD -MP,$(BASE_CFLAGS)) $(CFLAGS) -o $@ $(filter %.c %.a,$^) $(LDFLAGS) $(LIBS) $(DNNL_LIBS)
+
 bench-comm: $(BUILD)/bench-comm ## build the benchmark of communication (mpirun -n 2 build/bench-comm --help)
 
 $(BUILD)/bench-comm: benchmarks/comm.c $(LIBRARY)

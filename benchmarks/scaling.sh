@@ -4,7 +4,8 @@
 # Writes a table, JSON (which `plan --sweep --measured` reads) and a picture under benchmarks/results and prints the table.
 #
 #   benchmarks/scaling.sh [options of train]      under mpirun, a core a rank, or inside a Slurm job under srun
-#   benchmarks/scaling.sh table NAME FOLDER...    of runs that are there: FOLDER is weak-… or strong-…; no run is started
+#   benchmarks/scaling.sh table NAME FOLDER...    of runs that are there; none is started. Strong scaling: those of which the
+#                                                 name, or that of the folder they are in, begins with strong
 #
 #   BUILD=FOLDER        where the program is (build)
 #   RANKS, STAGES       which grids (1 2 4 … up to the processors; 1 and 2): stages must divide ranks
@@ -74,12 +75,12 @@ run_all() {
 steps() {
   local folder
   for folder in "$@"; do
-    awk -v folder="$(basename "$folder")" '
+    awk -v folder="$(basename "$(dirname "$folder")") $(basename "$folder")" '
       function value(key) { return match($0, "\"" key "\":\"?[^,\"}]*") ? substr($0, RSTART + length(key) + 3, RLENGTH - length(key) - 3) : "" }
       function plain(key) { v = value(key); gsub(/"/, "", v); return v }
       /"type":"start"/ { ranks = plain("ranks"); stages = plain("pipeline-stages"); rows = plain("global-batch") }
       /"type":"step"/ && plain("step") > 2 {
-        print folder ~ /^strong/ ? "strong" : "weak", ranks, stages, rows, plain("step"), plain("tokens_per_second"), plain("idle"),
+        print folder ~ /(^| )strong[^ ]*( |$)/ ? "strong" : "weak", ranks, stages, rows, plain("step"), plain("tokens_per_second"), plain("idle"),
           plain("memory_bytes"), plain("loss")
       }' "$folder/metrics.jsonl"
   done
