@@ -100,11 +100,11 @@ static json_t *settings_object(const char *lines) {
 
 int metrics_start(struct metrics *metrics, const struct metrics_start *start) {
   return append_object(
-      metrics, json_pack("{s:s, s:i, s:I, s:o, s:o, s:i, s:i, s:I, s:o}", "type", "start", "format", FORMAT, "step",
-                         (json_int_t)start->step, "version", text(start->version, strlen(start->version)), "device",
-                         text(start->device, strlen(start->device)), "ranks", start->ranks, "threads", start->threads,
-                         "trained_parameters", (json_int_t)start->trained_parameters, "options",
-                         settings_object(start->settings)));
+      metrics, json_pack("{s:s, s:i, s:I, s:o, s:o, s:i, s:i, s:I, s:I, s:o}", "type", "start", "format", FORMAT,
+                         "step", (json_int_t)start->step, "version", text(start->version, strlen(start->version)),
+                         "device", text(start->device, strlen(start->device)), "ranks", start->ranks, "threads",
+                         start->threads, "trained_parameters", (json_int_t)start->trained_parameters, "buffer_bytes",
+                         (json_int_t)start->buffer_bytes, "options", settings_object(start->settings)));
 }
 
 int metrics_step(struct metrics *metrics, const struct metrics_step *step) {

@@ -4,7 +4,7 @@
  * any JSON reader (jq, pandas) read it, also while the run goes on.
  *
  *   {"type":"start","format":1,"step":0,"version":"0.1.0","device":"cpu avx512","ranks":2,"threads":1,
- *    "trained_parameters":1234567,"options":{"lr":"0.001",…}}      step: done before, > 0 when the run was resumed
+ *    "trained_parameters":1234567,"buffer_bytes":407124992,"options":{"lr":"0.001",…}}      step: done before, > 0 when the run was resumed
  *   {"type":"step","step":1,"epoch":0.01,"loss":2.5,"lr":0.0001,"grad_norm":0.7,"tokens":2048,"label_tokens":512,
  *    "tokens_per_second":1900,"seconds":1.1,"memory_bytes":500000000,"fraction_of_peak":0.6,"idle":0.02}
  *   {"type":"eval","step":100,"loss":1.5,"perplexity":4.5,"label_tokens":4000}
@@ -28,6 +28,7 @@ struct metrics_start {
   const char *version, *device;
   int ranks, threads; /**< threads of each rank */
   int64_t trained_parameters;
+  int64_t buffer_bytes; /**< of rank 0: what it has laid out on its device before the first step; 0: the file does not say */
   const char *settings; /**< "key = value" lines (options_print()); in the file the object "options" */
 };
 

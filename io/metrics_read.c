@@ -85,6 +85,7 @@ static int read_start(const json_t *object, struct metrics_log *log) {
   TRY(small_integer_of(object, "ranks", &log->start.ranks));
   TRY(small_integer_of(object, "threads", &log->start.threads));
   TRY(integer_of(object, "trained_parameters", &log->start.trained_parameters));
+  if (json_object_get(object, "buffer_bytes")) TRY(integer_of(object, "buffer_bytes", &log->start.buffer_bytes));
   int status = text_of(object, "version", &log->version);
   if (status == OK) status = text_of(object, "device", &log->device);
   if (status == OK) status = settings_of(object, &log->settings);

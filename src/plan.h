@@ -45,7 +45,7 @@ struct plan {
   double step;   /**< seconds */
   double bubble; /**< idle share of the busiest stage */
   double tokens_per_second;
-  double of_peak; /**< the model's FLOPs against the matrix units' peak */
+  double of_peak; /**< the model's FLOPs against the matrix units' bf16 peak */
   int64_t steps;
   double seconds; /**< of the whole run */
   double usable;  /**< bytes of memory of a rank; 0: not known */

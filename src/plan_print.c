@@ -62,7 +62,7 @@ int plan_print(const struct plan_request *request, const struct plan *plan, stru
                    "step       %.3f s: %lld tokens, %lld with a label, %d micro-batch%s a replica; bubble %.1f %%\n",
                    plan->step, (long long)plan->step_tokens, (long long)plan->label_tokens, plan->micro_batches,
                    plan->micro_batches == 1 ? "" : "es", 100 * plan->bubble));
-  TRY(buffer_print(out, "speed      %.0f tokens/s, %.0f a rank, %.0f %% of the peak\n", plan->tokens_per_second,
+  TRY(buffer_print(out, "speed      %.0f tokens/s, %.0f a rank, %.0f %% of the bf16 peak\n", plan->tokens_per_second,
                    plan->tokens_per_second / plan_ranks(request), 100 * plan->of_peak));
   clock_format(plan->seconds, took);
   return buffer_print(out, "run        %lld steps, %s\n", (long long)plan->steps, took);

@@ -24,8 +24,8 @@ const char *sweep_variant_name(int variant) {
 /* Fewer ranks than a node has are one node of so many. */
 static struct machine machine_of(const struct plan_request *request, int ranks) {
   struct machine machine = request->machine;
-  machine.nodes = ranks > machine.per_node ? ranks / machine.per_node : 1;
   if (ranks < machine.per_node) machine.per_node = ranks;
+  machine.nodes = machine.per_node > 1 ? ranks / machine.per_node : ranks;
   return machine;
 }
 
@@ -85,8 +85,10 @@ static int read_point(const struct plan_request *request, const json_t *entry, c
   bool known = out->weak || (scaling && strcmp(scaling, "strong") == 0);
   if (!known || ranks < 1 || ranks > 1 << 24 || !(out->tokens_per_second > 0))
     return fail(ERR_INPUT, "%s: a point needs scaling (strong or weak), ranks and tokens_per_second", path);
-  if (ranks % request->stages)
-    return fail(ERR_INPUT, "%s: %d ranks were measured, which are no %d stages", path, (int)ranks, request->stages);
+  int per_node = request->machine.per_node;
+  if (ranks % request->stages || (ranks > per_node && ranks % per_node))
+    return fail(ERR_INPUT, "%s: %d ranks were measured, which are not whole pipelines of %d on nodes of %d", path,
+                (int)ranks, request->stages, per_node);
   out->ranks = (int)ranks;
   return plan_point(request, out->ranks, out->weak, &variants[0], &out->planned);
 }

@@ -14,6 +14,8 @@ static const double line_interval = 1.0;
 
 static int open_metrics(struct run_log *log, const struct engine *engine) {
   struct buffer settings = {0};
+  size_t buffers = 0;
+  for (int kind = 0; kind < MEMORY_KINDS; kind++) buffers += engine->device->allocated[kind];
   char *path = NULL;
   int status;
   TRY_GOTO(status, cleanup, file_join(log->options->out, "metrics.jsonl", &path));
@@ -28,6 +30,7 @@ static int open_metrics(struct run_log *log, const struct engine *engine) {
                                                           .ranks = log->comm->size,
                                                           .threads = engine->threads,
                                                           .trained_parameters = (int64_t)engine->side.layout.parameters,
+                                                          .buffer_bytes = (int64_t)buffers,
                                                           .settings = settings.data}));
 cleanup:
   free(path);

@@ -20,6 +20,7 @@ static void write_run(int64_t first, int64_t last) {
                                 .ranks = 2,
                                 .threads = 1,
                                 .trained_parameters = 12345,
+                                .buffer_bytes = 678,
                                 .settings = "lr = 0.001\nbad = \xff\nname = a = b\n"};
   CHECK_OK(metrics_start(metrics, &start));
   for (int64_t i = first; i <= last; i++) {
@@ -56,7 +57,7 @@ static void written_is_read(void) {
   struct metrics_log log = {0};
   CHECK_OK(metrics_read(path, &log));
   CHECK(log.step_count == 5 && log.eval_count == 1 && log.start_count == 1 && log.ended && log.end.step == 5);
-  CHECK(log.start.ranks == 2 && log.start.trained_parameters == 12345);
+  CHECK(log.start.ranks == 2 && log.start.trained_parameters == 12345 && log.start.buffer_bytes == 678);
   CHECK(strcmp(log.start.device, "cpu \"plain\"") == 0 && strcmp(log.start.version, "0.1.0") == 0);
   CHECK(strcmp(log.start.settings, "lr = 0.001\nbad = (not UTF-8)\nname = a = b\n") == 0);
   if (log.step_count == 5) {

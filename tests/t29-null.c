@@ -229,6 +229,29 @@ static void test_memory(struct device *device) {
   CHECK(device->allocated[MEMORY_TAPS] == 0);
 }
 
+/* Products with frozen weights at fp8's rate, everything else as ever. */
+static void test_fp8(void) {
+  const struct hardware *gpu;
+  struct device *device, *none;
+  struct device_options options = {
+      .name = "null", .limits = {.rows = 8, .hidden = 16, .side_hidden = 8, .fp8 = true, .widest_input = 128}};
+  CHECK_OK(hardware_find("h100-80", &gpu));
+  options.hardware = gpu;
+  CHECK_OK(device_open(&device, &options));
+  CHECK_OK(device_frozen_linear(
+      device, &(struct frozen_linear_args){
+                  .y = ADDRESS(0), .x = ADDRESS(1), .parts = {&nf4}, .part_count = 1, .rows = 1 << 20}));
+  double flops = 2.0 * 64 * 128 * (1 << 20), bytes = 2.0 * (64 + 128) * (1 << 20) + 4096 + 128 + 4;
+  double products = flops / (1978.9e12 * ACHIEVED_MATRIX), memory = bytes / (3.35e12 * ACHIEVED_MEMORY);
+  double unpacked = 2 * 64 * 128 / (3.35e12 * ACHIEVED_MEMORY);
+  CHECK(close_to(null_lane(device, LANE_SIDE).seconds, (products > memory ? products : memory) + unpacked));
+  device_close(&device);
+  struct cost eight = {.flops = 1e12, .fp8 = true};
+  CHECK(close_to(hardware_seconds(gpu, OPERATION_frozen_linear, &eight), 1e12 / (1978.9e12 * ACHIEVED_MATRIX)));
+  CHECK_OK(hardware_find("a100-80", &options.hardware));
+  CHECK_FAILS(ERR_USAGE, "use bf16", device_open(&none, &options));
+}
+
 /* And one for a GPU what the cuda device does, where this program has it. */
 static void test_cuda_workspace(struct device_options *options) {
   struct device *cuda, *null;
@@ -274,5 +297,6 @@ int main(void) {
   test_measured();
   test_gpus();
   test_workspace();
+  test_fp8();
   return check_result();
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # plan as a user meets it: shapes and GPUs by name, what fits and what would, the same memory as a real run's banner, JSON,
 # and errors that say what to do.
-# RUN timeout=120
+# RUN timeout=240
 # shellcheck source=tests/tiny_run.sh
 . tests/tiny_run.sh
 make_tiny
@@ -33,24 +33,34 @@ for shape in llama-3-8b smollm2-360m qwen2.5-7b mistral-7b; do
   grep -q '"fits": true' "$work/$shape.json" || die "$shape: $(cat "$work/$shape.json")"
 done
 
-# a plan's memory is what a real run says it has
+# a plan's memory is what a real run lays out, to the byte, whatever the options
 cat >"$work/calibration.json" <<'END'
 {"product_gflops": 100, "copy_gbytes": 10, "results": [{"operation": "linear", "p50_ms": 1, "gflops": 50, "gbytes": 1}]}
 END
-read -ra options <<<"$(tiny_options)"
-options=("${options[@]:1}")
-options=("${options[@]/--quiet/}")
-words=()
-for word in "${options[@]}"; do if [[ $word ]]; then words+=("$word"); fi; done
-"$QST" plan "${words[@]}" --gpu cpu --calibration "$work/calibration.json" --threads 1 --json >"$work/plan.json"
-"$QST" train "${words[@]}" --threads 1 --steps 1 --out "$work/run" 2>"$work/banner"
-said=$(sed -nE 's/^memory +([0-9]+) MB a rank.*/\1/p' "$work/banner")
-planned=$(number bytes "$work/plan.json")
-[[ $said && $(awk -v b="$planned" 'BEGIN { printf "%.0f", b / 1e6 }') == "$said" ]] ||
-  die "planned $planned bytes, the run says $said MB: $(cat "$work/banner")"
-[[ $(number step_tokens "$work/plan.json") == $(grep -o '"tokens":[0-9]*' "$work/run/metrics.jsonl" | head -n 1 | cut -d: -f2) ]] ||
+read -ra words <<<"$(tiny_options)"
+words=("${words[@]:2}" --threads 1)
+planned() { # RANKS OPTIONS…: bytes of rank 0
+  "$QST" plan "${words[@]}" --gpu cpu --calibration "$work/calibration.json" --gpus-per-node "$1" "${@:2}" --json \
+    >"$work/plan.json"
+  number bytes "$work/plan.json"
+}
+same_memory() { # RANKS OPTIONS…
+  rm -rf "$work/run"
+  "${mpirun[@]}" "$1" "$QST" train --quiet "${words[@]}" --steps 1 --out "$work/run" "${@:2}"
+  local real plan
+  real=$(number buffer_bytes "$work/run/metrics.jsonl")
+  plan=$(planned "$@")
+  [[ $real && $plan == "$real" ]] || die "$*: $plan bytes are planned, the run has $real"
+}
+same_memory 1
+[[ $(number step_tokens "$work/plan.json") == $(number tokens <(grep '"type":"step"' "$work/run/metrics.jsonl")) ]] ||
   die "the plan's first step has other tokens than the run's"
 [[ $(number steps "$work/plan.json") == 9 ]] || die "100 rows in steps of 12 are 9 steps"
+same_memory 1 --downsample maxpool --recompute
+same_memory 1 --act fp32 --downsample linear --micro-batch-tokens 512
+same_memory 1 --backbone-compute fp8
+same_memory 2 --pipeline-stages 2
+same_memory 2 --shard-optimizer --reduction fast
 
 # a faster network is no slower, and the run's length follows from its rows
 speed() { # FILE OPTIONS…: tokens/s of LLaMA-2 7B on 64 nodes
@@ -91,6 +101,8 @@ if command -v gnuplot >/dev/null; then
   grep -q "weak scaling" "$work/sweep/sweep.svg" || die "no picture of the sweep"
 fi
 echo '{"points": [{"scaling": "sideways", "ranks": 2}]}' >"$work/wrong.json"
+echo '{"points": [{"scaling": "weak", "ranks": 12, "tokens_per_second": 1}]}' >"$work/twelve.json"
+fails "nodes of 8" "${sweep[@]}" --measured "$work/twelve.json"
 fails "a point needs scaling" "${sweep[@]}" --measured "$work/wrong.json"
 fails "give a result of benchmarks/scaling" "${sweep[@]}" --measured "$work/sweep/sweep.json"
 

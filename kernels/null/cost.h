@@ -21,6 +21,7 @@ struct cost {
   double
       unpacked; /**< bytes of frozen weights in the activation type: a device that dequantizes them into memory before it
                         multiplies writes and reads these besides */
+  bool fp8;     /**< multiplies in 8-bit floats; unpacked is of these then */
   bool narrow;  /**< attention of heads too narrow for matrix units */
 };
 

@@ -190,8 +190,9 @@ static double larger(double a, double b) {
 }
 
 static double roofline(const struct hardware *h, const struct cost *cost) {
-  double arithmetic = cost->narrow ? h->vector * (h->achieved ? 1 : ACHIEVED_VECTOR)
-                                   : h->matrix_bf16 * (h->achieved ? 1 : ACHIEVED_MATRIX);
+  double matrix = cost->fp8 && h->matrix_fp8 > 0 ? h->matrix_fp8 : h->matrix_bf16;
+  double arithmetic =
+      cost->narrow ? h->vector * (h->achieved ? 1 : ACHIEVED_VECTOR) : matrix * (h->achieved ? 1 : ACHIEVED_MATRIX);
   double bandwidth = h->memory_bandwidth * (h->achieved ? 1 : ACHIEVED_MEMORY);
   double unpacked = h->is_gpu ? 2 * cost->unpacked / bandwidth : 0; /* written, then read by the product */
   return larger(cost->flops / arithmetic, cost->bytes / bandwidth) + unpacked;

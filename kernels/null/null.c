@@ -26,6 +26,10 @@ static void count(struct device *device, int what, double flops, double bytes, d
 
 static void count_operation(struct device *device, enum operation operation, const void *arguments) {
   struct cost cost = operation_cost(operation, arguments, device->act);
+  if (device->fp8 && operation == OPERATION_frozen_linear) {
+    cost.fp8 = true;
+    cost.unpacked /= (double)dtype_size(device->act);
+  }
   count(device, (int)operation, cost.flops, cost.bytes,
         hardware_seconds(null_state(device)->hardware, operation, &cost));
 }
@@ -167,6 +171,8 @@ bool null_present(void) {
 static int imitate(struct device *device, const struct device_options *options) {
   struct null_state *state = null_state(device);
   bool is_gpu = state->hardware->is_gpu;
+  if (is_gpu && options->limits.fp8 && state->hardware->matrix_fp8 <= 0)
+    return fail(ERR_USAGE, "--backbone-compute fp8: %s cannot: use bf16", state->hardware->name);
   if (is_gpu)
     device->act = options->act && strcmp(options->act, "fp32") == 0 ? DTYPE_F32 : DTYPE_BF16;
   else
