@@ -6,6 +6,7 @@
 
 #include "base/memory.h"
 #include "check.h"
+#include "device_memory.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/null/null.h"
 
@@ -259,7 +260,7 @@ static void test_cuda_workspace(struct device_options *options) {
   CHECK_OK(hardware_find("l40s", &options->hardware));
   CHECK_OK(device_open(&null, options));
   CHECK(null->act == DTYPE_BF16);
-  if (strstr(device_list(), "cuda")) {
+  if (testing_cuda()) {
     options->name = "cuda";
     CHECK_OK(device_open(&cuda, options));
     CHECK(cuda->act == null->act && cuda->allocated[MEMORY_WORKSPACE] == null->allocated[MEMORY_WORKSPACE]);
