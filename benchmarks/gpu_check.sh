@@ -6,7 +6,7 @@
 #   BUILD=FOLDER       where the programs are (build)
 #   RESULTS=FOLDER     where the results go (benchmarks/results)
 #   WORK=FOLDER        backbones, rows and logs: 3 GB (BUILD/gpu-check)
-#   ONLY="STEP..."     these steps (all): wrappers tests sanitizer ceilings kernels train peers
+#   ONLY="STEP..."     these steps (all): wrappers tests sanitizer ceilings kernels train-… (see below) peers
 #   STEP_SECONDS=N     most a step may take (540)
 #   REHEARSE=1         on the host runtime with tiny shapes: tries this script, measures nothing
 set -uo pipefail
@@ -22,17 +22,24 @@ programs=$BUILD/$CUDA_FOLDER
 # shellcheck source=/dev/null # a bundle's libraries
 if [[ -r $BUILD/environment.sh ]]; then . "$BUILD/environment.sh"; fi
 
-# name | FLOP a token of a training step (FACTS: decoder, head forward and back, side network) | tokens a step
-shapes=("llama-2-7b|13.6e9|8192|16" "llama-2-70b|139.6e9|8192|4")
-sample=2048 micro_batch=8192
+# label | shape | FLOP a token of a step: decoder, head forward and back, side network | samples a step | tokens a sample |
+# tokens a micro-batch | steps | options. 70B: all of a step of 16 samples of 384 tokens in 50 GB, as its plan says.
+trainings=(
+  "train-7b|llama-2-7b|13.6e9|16|2048|8192|16|"
+  "train-7b-fp8|llama-2-7b|13.6e9|16|2048|8192|16|--backbone-compute fp8"
+  "train-70b|llama-2-70b|139.6e9|8|2048|8192|6|--recompute"
+  "train-70b-50gb|llama-2-70b|139.6e9|16|384|1536|8|--recompute"
+)
 kernel_shapes=(
   "7b|--rows 8192 --sample 2048 --hidden 4096 --ff 11008 --vocabulary 32000 --heads 32 --kv-heads 32 --parameters 28623104"
   "70b|--rows 8192 --sample 2048 --hidden 8192 --ff 28672 --vocabulary 32000 --heads 64 --kv-heads 8 --parameters 28623104"
 )
 if [[ $REHEARSE ]]; then
   export QST_BENCH_SIDE=32
-  shapes=("tests/fixtures/tiny-llama/config.json|1e5|64|2")
-  sample=16 micro_batch=64
+  trainings=(
+    "train-tiny|tests/fixtures/tiny-llama/config.json|1e5|4|16|64|4|--reduction-factor 3"
+    "train-tiny-recompute|tests/fixtures/tiny-llama/config.json|1e5|4|16|64|4|--reduction-factor 3 --recompute"
+  )
   kernel_shapes=("tiny|--rows 16 --sample 8 --hidden 128 --ff 96 --vocabulary 64 --heads 4 --kv-heads 2 --logit-rows 8 --parameters 5000")
 fi
 
@@ -106,40 +113,44 @@ watch_memory() { # FILE COMMAND...
   return $status
 }
 
-# train_shape NAME FLOP TOKENS STEPS: real training of a backbone of this shape with random weights
-train_shape() {
-  local shape=$1 flop=$2 tokens=$3 steps=$4 name
-  name=$(basename "${shape%/config.json}")
-  local folder=$WORK/$name
+make_backbone() { # SHAPE FILE
+  [[ -e $2 ]] || "$BUILD/random-backbone" "$1" "$2"
+}
+
+make_data() { # BACKBONE LENGTH FILE
+  [[ -e $3 ]] && return
+  make_rows 64 "$2" >"$3.jsonl"
+  "$programs/qst-mpi" tokenize --quiet --backbone "$1" --in "$3.jsonl" --out "$3"
+}
+
+# train LABEL: real training of a backbone of that shape with random weights
+train() {
+  local entry label shape flop samples length micro_batch steps options folder=$WORK/$1
+  for entry in "${trainings[@]}"; do
+    IFS='|' read -r label shape flop samples length micro_batch steps options <<<"$entry"
+    [[ $label != "$1" ]] || break
+  done
+  [[ $label == "$1" ]] || { echo "there is no training $1" && return 2; }
   mkdir -p "$folder"
   rm -rf "$folder/run"
-  [[ -e $folder/backbone.h5 ]] || "$BUILD/random-backbone" "$shape" "$folder/backbone.h5" || return 1
-  make_rows 64 "$sample" >"$folder/rows.jsonl"
-  [[ -e $folder/rows.h5 ]] ||
-    "$programs/qst-mpi" tokenize --quiet --backbone "$folder/backbone.h5" --in "$folder/rows.jsonl" \
-      --out "$folder/rows.h5" || return 1
-  watch_memory "$folder/memory" "$programs/qst-mpi" train --device cuda --backbone "$folder/backbone.h5" \
-    --data "$folder/rows.h5" --out "$folder/run" --steps "$steps" --global-batch $((tokens / sample)) \
-    --micro-batch-tokens "$micro_batch" --save-every 0 ${REHEARSE:+--reduction-factor 3 --quiet} || return 1
+  local backbone data
+  backbone=$WORK/$(basename "${shape%/config.json}").h5 data=$WORK/$(basename "${shape%/config.json}")-$length.rows
+  make_backbone "$shape" "$backbone" || return 1
+  make_data "$backbone" "$length" "$data" || return 1
+  # shellcheck disable=SC2086
+  watch_memory "$folder/memory" "$programs/qst-mpi" train --device cuda --backbone "$backbone" --data "$data" \
+    --out "$folder/run" --steps "$steps" --global-batch "$samples" --micro-batch-tokens "$micro_batch" \
+    --save-every 0 $options || return 1
   grep '"type":"step"' "$folder/run/metrics.jsonl" | sed 1,2d |
     sed -E 's/.*"tokens_per_second":([0-9.eE+-]+).*/\1/' | sort -g |
-    awk -v name="$name" -v flop="$flop" -v memory="$(cat "$folder/memory")" '
+    awk -v name="$label" -v flop="$flop" -v memory="$(cat "$folder/memory")" '
       { rate[NR] = $1 }
       END {
         if (!NR) exit 1
         median = rate[int((NR + 1) / 2)]
-        printf "{\"shape\": \"%s\", \"tokens_per_second\": %.1f, \"tflops\": %.2f, \"gpu_megabytes\": %d}\n",
+        printf "{\"training\": \"%s\", \"tokens_per_second\": %.1f, \"tflops\": %.2f, \"gpu_megabytes\": %d}\n",
           name, median, median * flop / 1e12, memory
       }' | tee "$folder/train.json"
-}
-
-step_train() {
-  local entry status=0 shape flop tokens steps
-  for entry in "${shapes[@]}"; do
-    IFS='|' read -r shape flop tokens steps <<<"$entry"
-    train_shape "$shape" "$flop" "$tokens" $((steps > 4 ? steps : 4)) || status=1
-  done
-  return $status
 }
 
 step_peers() {
@@ -150,7 +161,7 @@ step_peers() {
   python3 benchmarks/peers/qlora_shape.py --out "$WORK/peers.json"
 }
 
-steps=(wrappers tests sanitizer ceilings kernels train peers)
+steps=(wrappers tests sanitizer ceilings kernels "${trainings[@]%%|*}" peers)
 
 # ---- the whole -------------------------------------------------------------------------------------------------
 
@@ -224,7 +235,7 @@ write_table() {
   printf '\n| training, random weights | tokens/s | TFLOP/s | of the product | GPU memory, MB |\n|---|---|---|---|---|\n'
   for file in "$WORK"/*/train.json; do
     [[ -s $file ]] || continue
-    sed -E 's/.*"shape": "([^"]*)", "tokens_per_second": ([0-9.]+), "tflops": ([0-9.]+), "gpu_megabytes": ([0-9]+).*/\1 \2 \3 \4/' \
+    sed -E 's/.*"training": "([^"]*)", "tokens_per_second": ([0-9.]+), "tflops": ([0-9.]+), "gpu_megabytes": ([0-9]+).*/\1 \2 \3 \4/' \
       "$file" | awk -v product="${product:-0}" '
         { printf "| %s | %.0f | %.1f | %s | %d |\n", $1, $2, $3, (product > 0 ? sprintf("%.2f", $3 * 1000 / product) : "-"), $4 }'
   done
@@ -244,7 +255,7 @@ kernel_rows() { # FILE
 }
 
 if [[ ${1:-} == --step ]]; then
-  "step_$2"
+  if [[ $2 == train-* ]]; then train "$2"; else "step_$2"; fi
   exit
 fi
 
