@@ -136,7 +136,7 @@ $(BUILD)/tests/%: tests/%.c $(LIBRARY)
 HOST := $(BUILD)/host
 HOST_RUNTIME := $(wildcard tests/host/*.cc)
 HOST_CFLAGS := -DQST_CUDA -Itests/host/include
-HOST_CXXFLAGS = -std=c++20 -O3 -g -MMD -MP -Wall -Wextra -Wno-unknown-pragmas -ffp-contract=off -fno-strict-aliasing \
+HOST_CXXFLAGS = -std=c++20 -O3 -g -MD -MP -Wall -Wextra -Wno-unknown-pragmas -ffp-contract=off -fno-strict-aliasing \
   -DOMPI_SKIP_MPICXX $(MPI_CFLAGS) -Itests/host/include -I. -Isrc $(SAN_$(SAN))
 HOST_OBJECTS := $(CUDA_TABLES:%=$(HOST)/%.o) $(HOST_RUNTIME:%.cc=$(HOST)/%.o) $(CUDA_KERNELS:%.cu=$(HOST)/%.cu.o) \
   $(patsubst %.c,$(HOST)/%.o,$(filter-out kernels/cuda/cublaslt.c comm/nccl/library.c,$(CUDA_SOURCES)))
@@ -179,7 +179,7 @@ $(HOST)/tests/%: tests/%.c $(HOST_LIBRARY)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(BASE_CFLAGS) $(CFLAGS) $(HOST_CFLAGS) -o $@ $< $(HOST_LIBRARY) $(LDFLAGS) $(HOST_LIBS)
 
-.PRECIOUS: $(BUILD)/tests/%.cu.o $(HOST)/tests/%.cu.o
+.PRECIOUS: $(BUILD)/%.cu.o $(HOST)/%.cu.o
 
 # The same tests for this machine's GPU: $(BUILD)/gpu.
 GPU := $(BUILD)/gpu
