@@ -166,6 +166,10 @@ $(HOST)/qst-mpi: $(BUILD)/src/main.o $(HOST_LIBRARY)
 	$(if $(filter 1,$(V)),,@echo "link $@")
 	$(Q)$(CC) $(BASE_CFLAGS) $(CFLAGS) -o $@ $^ $(LDFLAGS) $(HOST_LIBS)
 
+$(HOST)/bench-comm: benchmarks/comm.c $(HOST_LIBRARY)
+	$(if $(filter 1,$(V)),,@echo "link $@")
+	$(Q)$(CC) $(BASE_CFLAGS) $(CFLAGS) -o $@ $< $(HOST_LIBRARY) $(LDFLAGS) $(HOST_LIBS)
+
 $(HOST)/planted: $(HOST)/tests/host/planted.cu.o $(HOST_LIBRARY)
 	$(if $(filter 1,$(V)),,@echo "link $@")
 	$(Q)$(CXX) -fopenmp -o $@ $^ $(LDFLAGS) $(HOST_LIBS)
@@ -221,7 +225,7 @@ REHEARSAL = $(if $(call selected,t66-gpu-check),$(addprefix $(HOST)/,bench-kerne
   $(BUILD)/random-backbone)
 
 .PHONY: check-cuda
-check-cuda: $(addprefix $(HOST)/tests/,$(call selected,$(notdir $(HOST_TESTS)))) $(PROGRAM) $(HOST)/qst-mpi $(HOST)/planted $(REHEARSAL) ## test the CUDA code without a GPU (search=TEXT)
+check-cuda: $(addprefix $(HOST)/tests/,$(call selected,$(notdir $(HOST_TESTS)))) $(PROGRAM) $(HOST)/qst-mpi $(HOST)/planted $(HOST)/bench-comm $(REHEARSAL) ## test the CUDA code without a GPU (search=TEXT)
 	$(Q)BUILD=$(BUILD) DEVICES=cuda TIME_FACTOR=$(if $(SAN),5,1) $(if $(filter thread,$(SAN)),THREADS=1) tests/run $(search)
 
 # A fuzz target tests/fuzz/fuzz_NAME.c starts from the files its own source names: // SEEDS tests/fixtures/x*.json

@@ -225,10 +225,18 @@ static int may_enter_slot(struct lanes *lanes, bool *may) {
   return link_ready(&lanes->hidden_in, slot->hidden_in, may);
 }
 
+/* MPI moves a long message only while it is asked about one: the last that was sent, and the next to come. */
+static int move_messages(struct lanes *lanes) {
+  int64_t i = lanes->counts.taps;
+  bool sent = true, came = true;
+  if (i > 0) TRY(link_ready(&lanes->hidden_out, slot_of(lanes, i - 1)->hidden_out, &sent));
+  return link_ready(&lanes->hidden_in, slot_of(lanes, i + 1)->hidden_in, &came);
+}
+
 /* Where both lanes share a core, the side lane need not wait for more than a layer. */
 static int make_taps(struct lanes *lanes, bool *ran) {
   *ran = true;
-  if (lanes->layer == 0) TRY(may_enter_slot(lanes, ran));
+  TRY(lanes->layer == 0 ? may_enter_slot(lanes, ran) : move_messages(lanes));
   if (!*ran) return OK;
   bool filled;
   double begin = clock_seconds();

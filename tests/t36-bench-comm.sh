@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # bench-comm: every operation and size verified on 1 to 3 ranks, a table and JSON that agree; wrong options end all ranks.
 # RUN timeout=120
+# RUN timeout=240 device=cuda
 . tests/tiny_run.sh
-bench=$BUILD/bench-comm
-small=(--smallest 8 --largest 8192 --factor 8 --warm-up 1 --runs 3)
+bench=$(dirname "$QST")/bench-comm
+small=(--device "${DEVICE:-cpu}" --smallest 8 --largest 8192 --factor 8 --warm-up 1 --runs 3)
 
 for ranks in 1 2 3; do
   "${mpirun[@]}" $ranks "$bench" "${small[@]}" --json "$work/$ranks.json" >"$work/$ranks.txt"
