@@ -29,7 +29,8 @@ static struct machine machine_of(const struct plan_request *request, int ranks) 
   return machine;
 }
 
-static int plan_point(const struct plan_request *request, int ranks, bool weak, const struct variant *variant,
+/* `request` with its stages and its growth, on so many ranks. */
+static int plan_point(const struct plan_request *request, int ranks, const struct variant *variant,
                       double *tokens_per_second) {
   struct options options = *request->options;
   struct plan_request at = *request;
@@ -41,7 +42,6 @@ static int plan_point(const struct plan_request *request, int ranks, bool weak, 
   options.shard_optimizer = variant->sharded;
   at.options = &options;
   at.machine = machine_of(request, ranks);
-  at.growth = weak ? (double)ranks / plan_ranks(request) : 1;
   TRY(plan_rehearse(&at, 1, &rehearsals));
   int status = plan_combine(&at, rehearsals, &plan);
   plan_forget(&rehearsals, at.stages);
@@ -60,6 +60,10 @@ static int ranks_at(const struct plan_request *request, int i) {
   return ranks <= SWEEP_NODES * per_node ? ranks : 0;
 }
 
+static double growth_at(const struct plan_request *request, int ranks, bool weak) {
+  return weak ? (double)ranks / plan_ranks(request) : 1;
+}
+
 static int fill_points(const struct plan_request *request, struct sweep *sweep) {
   struct sweep_point *point = sweep->points;
   for (int weak = 0; weak < SWEEP_SCALINGS; weak++)
@@ -68,7 +72,9 @@ static int fill_points(const struct plan_request *request, struct sweep *sweep) 
         const struct sweep_point *first = point - i;
         point->ranks = ranks_at(request, i);
         point->nodes = machine_of(request, point->ranks).nodes;
-        TRY(plan_point(request, point->ranks, weak, &variants[v], &point->tokens_per_second));
+        struct plan_request at = *request;
+        at.growth = growth_at(request, point->ranks, weak);
+        TRY(plan_point(&at, point->ranks, &variants[v], &point->tokens_per_second));
         point->efficiency = point->tokens_per_second / point->ranks / (first->tokens_per_second / first->ranks);
       }
   return OK;
@@ -76,21 +82,36 @@ static int fill_points(const struct plan_request *request, struct sweep *sweep) 
 
 /* ---- what was measured ---------------------------------------------------------------------------------- */
 
+/* An integer from 1 on; `other` where the entry has none. -1 when it is something else. */
+static int read_count(const json_t *entry, const char *key, int other) {
+  const json_t *value = json_object_get(entry, key);
+  json_int_t count = json_integer_value(value);
+  if (!value) return other;
+  return json_is_integer(value) && count >= 1 && count <= 1 << 24 ? (int)count : -1;
+}
+
+static int check_grid(const struct plan_request *request, const struct measured_point *point, const char *path) {
+  int per_node = request->machine.per_node;
+  if (point->ranks % point->stages == 0 && (point->ranks <= per_node || point->ranks % per_node == 0)) return OK;
+  return fail(ERR_INPUT, "%s: %d ranks were measured, which are not whole pipelines of %d on nodes of %d", path,
+              point->ranks, point->stages, per_node);
+}
+
 static int read_point(const struct plan_request *request, const json_t *entry, const char *path,
                       struct measured_point *out) {
   const char *scaling = json_string_value(json_object_get(entry, "scaling"));
-  json_int_t ranks = json_integer_value(json_object_get(entry, "ranks"));
+  struct plan_request at = *request;
   out->tokens_per_second = json_number_value(json_object_get(entry, "tokens_per_second"));
   out->weak = scaling && strcmp(scaling, "weak") == 0;
+  out->ranks = read_count(entry, "ranks", -1);
+  out->stages = at.stages = read_count(entry, "stages", request->stages);
+  int rows = read_count(entry, "rows", 0);
   bool known = out->weak || (scaling && strcmp(scaling, "strong") == 0);
-  if (!known || ranks < 1 || ranks > 1 << 24 || !(out->tokens_per_second > 0))
+  if (!known || out->ranks < 0 || out->stages < 0 || rows < 0 || !(out->tokens_per_second > 0))
     return fail(ERR_INPUT, "%s: a point needs scaling (strong or weak), ranks and tokens_per_second", path);
-  int per_node = request->machine.per_node;
-  if (ranks % request->stages || (ranks > per_node && ranks % per_node))
-    return fail(ERR_INPUT, "%s: %d ranks were measured, which are not whole pipelines of %d on nodes of %d", path,
-                (int)ranks, request->stages, per_node);
-  out->ranks = (int)ranks;
-  return plan_point(request, out->ranks, out->weak, &variants[0], &out->planned);
+  TRY(check_grid(request, out, path));
+  at.growth = rows ? (double)rows / (double)request->options->global_batch : growth_at(request, out->ranks, out->weak);
+  return plan_point(&at, out->ranks, &variants[0], &out->planned);
 }
 
 static int read_points(const struct plan_request *request, const json_t *points, const char *path,

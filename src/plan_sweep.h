@@ -4,8 +4,9 @@
  * replicas, from the size it has on the machines that were asked for), for each way to sum gradients and to keep the
  * optimizer's state.
  *
- * What was measured is drawn into it. Its file: {"points": [{"scaling": "strong" | "weak", "ranks": N,
- * "tokens_per_second": X}, …]}; other members are not looked at.
+ * What was measured is drawn into it. Its file, as benchmarks/scaling.sh writes it: {"points": [{"scaling": "strong" | "weak",
+ * "ranks": N, "tokens_per_second": X}, …]}, where a point may also say how many "stages" its pipelines had and how many "rows"
+ * its steps; other members are not looked at.
  */
 #ifndef QST_PLAN_SWEEP_H
 #define QST_PLAN_SWEEP_H
@@ -28,7 +29,7 @@ struct sweep {
   int count;
   struct measured_point {
     bool weak;
-    int ranks;
+    int ranks, stages;
     double tokens_per_second, planned;
   } * measured; /**< [measured_count] */
   int measured_count;

@@ -28,9 +28,9 @@ int sweep_print(const struct sweep *sweep, struct buffer *out) {
   for (int weak = 0; weak < SWEEP_SCALINGS; weak++) TRY(print_scaling(sweep, weak, out));
   for (int i = 0; i < sweep->measured_count; i++) {
     const struct measured_point *point = &sweep->measured[i];
-    TRY(buffer_print(out, "measured   %s, %d ranks: %.1f tokens/s, the plan says %.1f (%+.1f %%)\n",
-                     scaling_names[point->weak], point->ranks, point->tokens_per_second, point->planned,
-                     100 * (point->planned / point->tokens_per_second - 1)));
+    TRY(buffer_print(out, "measured   %s, %d ranks (%d stage%s): %.1f tokens/s, the plan says %.1f (%+.1f %%)\n",
+                     scaling_names[point->weak], point->ranks, point->stages, point->stages == 1 ? "" : "s",
+                     point->tokens_per_second, point->planned, 100 * (point->planned / point->tokens_per_second - 1)));
   }
   return OK;
 }
@@ -55,9 +55,9 @@ json_t *sweep_json(const struct plan_request *request, const struct sweep *sweep
     for (int v = 0; v < SWEEP_VARIANTS; v++) json_array_append_new(curves, variant_json(sweep, weak, v));
   for (int i = 0; i < sweep->measured_count; i++) {
     const struct measured_point *point = &sweep->measured[i];
-    json_array_append_new(
-        measured, json_pack("{s:s, s:i, s:f, s:f}", "scaling", scaling_names[point->weak], "ranks", point->ranks,
-                            "tokens_per_second", point->tokens_per_second, "planned", point->planned));
+    json_array_append_new(measured, json_pack("{s:s, s:i, s:i, s:f, s:f}", "scaling", scaling_names[point->weak],
+                                              "ranks", point->ranks, "stages", point->stages, "tokens_per_second",
+                                              point->tokens_per_second, "planned", point->planned));
   }
   const struct options *options = request->options;
   return json_pack("{s:s, s:s, s:i, s:i, s:o, s:o}", "model",

@@ -87,10 +87,12 @@ grep -qE "^micro-batch-tokens = [0-9]+$" "$work/three/options" || die "options: 
 fails "give taps a number" "$QST" taps --pipeline-stages auto --backbone "$work/b.h5" --data "$work/t.h5" --taps "$work/taps"
 
 # scaling to 1,024 nodes, with what was measured beside it
-echo '{"points": [{"scaling": "weak", "ranks": 2, "tokens_per_second": 1000}]}' >"$work/measured.json"
+echo '{"points": [{"scaling": "weak", "ranks": 2, "tokens_per_second": 1000},
+  {"scaling": "strong", "ranks": 4, "stages": 2, "rows": 32, "tokens_per_second": 5000}]}' >"$work/measured.json"
 sweep=("$QST" plan --model-shape smollm2-135m --gpus-per-node 8 --global-batch 64 --gpu a100-80 --sweep)
 "${sweep[@]}" --measured "$work/measured.json" --out "$work/sweep" >"$work/sweep.txt"
-for line in "strong scaling" "weak scaling" "^ +1024 +8192 " "^measured +weak, 2 ranks: 1000.0 tokens/s, the plan says"; do
+for line in "strong scaling" "weak scaling" "^ +1024 +8192 " "^measured +weak, 2 ranks \(1 stage\): 1000.0 tokens/s, the plan says" \
+  "^measured +strong, 4 ranks \(2 stages\): 5000.0 tokens/s, the plan says"; do
   grep -qE "$line" "$work/sweep.txt" || die "the sweep has no '$line': $(cat "$work/sweep.txt")"
 done
 awk '/^weak/ { weak = 1 } /^ +[0-9]+ +[0-9]+ / { if ($1 == 1024 && !weak && $4 > 20) bad = 1
