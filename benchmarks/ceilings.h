@@ -11,7 +11,8 @@ struct ceilings {
                          on a GPU cuBLASLt, 8192 each way */
   double copy; /**< bytes read and written a second: memcpy on every thread, 64 MB each; on a GPU the runtime's copy of
                          1 GB */
-  char library[32]; /**< "oneDNN 2.6.3" */
+  double dequantize; /**< bytes read and written a second by the dequantization of NF4 alone; 0 on the cpu */
+  char library[32];  /**< "oneDNN 2.6.3" */
 };
 
 /** What is measured: "cpu" or "cuda". */

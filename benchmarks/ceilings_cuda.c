@@ -7,7 +7,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "benchmarks/ceilings.h"
-#include "kernels/device.h"
+#include "kernels/cuda/cuda.h"
 
 const char *const bench_device = "cuda";
 
@@ -80,6 +80,42 @@ static int measure_copy(size_t bytes, double *best) {
   return good ? OK : fail(ERR_SYSTEM, "cuda: a copy of %zu MB failed", bytes >> 20);
 }
 
+/** Zeros are as good as any codes. */
+static int open_matrix(struct device *device, struct matrix *m) {
+  TRY(device_allocate(device, MEMORY_WEIGHTS, &m->codes, matrix_code_bytes(m)));
+  TRY(device_allocate(device, MEMORY_WEIGHTS, &m->scale_codes, matrix_blocks(m)));
+  return device_allocate(device, MEMORY_WEIGHTS, &m->scale_scales, matrix_scale_blocks(m) * sizeof(float));
+}
+
+static void close_matrix(struct device *device, struct matrix *m) {
+  device_release(device, MEMORY_WEIGHTS, &m->codes, matrix_code_bytes(m));
+  device_release(device, MEMORY_WEIGHTS, &m->scale_codes, matrix_blocks(m));
+  device_release(device, MEMORY_WEIGHTS, &m->scale_scales, matrix_scale_blocks(m) * sizeof(float));
+}
+
+static int measure_dequantization(struct device *device, int side, double *best) {
+  struct matrix m = {.format = WEIGHT_NF4, .double_quantized = true, .rows = side, .cols = side};
+  size_t count = matrix_elements(&m), bytes = count * sizeof(bf16);
+  double moved = (double)(matrix_code_bytes(&m) + matrix_blocks(&m) + matrix_scale_blocks(&m) * sizeof(float) + bytes);
+  void *out = NULL;
+  int status;
+  TRY_GOTO(status, cleanup, open_matrix(device, &m));
+  TRY_GOTO(status, cleanup, device_allocate(device, MEMORY_WORKSPACE, &out, bytes));
+  for (int run = 0; run < RUNS; run++) {
+    double start = clock_seconds();
+    for (int i = 0; i < TOGETHER; i++)
+      TRY_GOTO(status, cleanup,
+               cuda_check(cuda_launch_dequantize(cuda_context(device), out, &m, 0, count), "dequantization"));
+    TRY_GOTO(status, cleanup, device_synchronize(device));
+    double rate = moved * TOGETHER / (clock_seconds() - start);
+    if (run > 0 && rate > *best) *best = rate;
+  }
+cleanup:
+  close_matrix(device, &m);
+  device_release(device, MEMORY_WORKSPACE, &out, bytes);
+  return status;
+}
+
 int ceilings_measure(struct ceilings *out, int threads) {
   struct device *device;
   struct device_options options = {.name = bench_device, .act = "bf16", .threads = threads};
@@ -88,6 +124,7 @@ int ceilings_measure(struct ceilings *out, int threads) {
   snprintf(out->library, sizeof out->library, "cuBLASLt");
   TRY(device_open(&device, &options));
   int status = measure_product(device, side, &out->product);
+  if (status == OK) status = measure_dequantization(device, side, &out->dequantize);
   if (status == OK) status = measure_copy((size_t)side * (size_t)side * 16, &out->copy);
   device_close(&device);
   return status;

@@ -224,14 +224,16 @@ write_results() {
 }
 
 write_table() {
-  local product copy file
+  local product copy dequantize file
   product=$(sed -nE 's/.*"product_gflops": ([0-9.]+).*/\1/p' "$WORK/ceilings.json" 2>/dev/null)
   copy=$(sed -nE 's/.*"copy_gbytes": ([0-9.]+).*/\1/p' "$WORK/ceilings.json" 2>/dev/null)
+  dequantize=$(sed -nE 's/.*"dequantize_gbytes": ([0-9.]+).*/\1/p' "$WORK/ceilings.json" 2>/dev/null)
   printf '%s, %s, commit %s\n\n' "$(gpu_facts | one_line)" "$date" "$commit"
   if [[ $REHEARSE ]]; then printf 'A rehearsal on the host runtime: these are not measurements.\n\n'; fi
   printf '| step | result | seconds |\n|---|---|---|\n'
   sed -E 's/^([^|]*)\|([^|]*)\|(.*)$/| \1 | \2 | \3 |/' "$WORK/steps"
-  printf '\nCeilings: bf16 product %s GFLOP/s, copy %s GB/s.\n' "${product:-not measured}" "${copy:-not measured}"
+  printf '\nCeilings: bf16 product %s GFLOP/s, copy %s GB/s. Dequantization of NF4: %s GB/s.\n' \
+    "${product:-not measured}" "${copy:-not measured}" "${dequantize:-not measured}"
   printf '\n| training, random weights | tokens/s | TFLOP/s | of the product | GPU memory, MB |\n|---|---|---|---|---|\n'
   for file in "$WORK"/*/train.json; do
     [[ -s $file ]] || continue

@@ -294,8 +294,10 @@ static int open_devices(struct bench *bench, const struct settings *s) {
 static int print_ceilings(int threads) {
   struct ceilings ceilings;
   TRY(ceilings_measure(&ceilings, threads));
-  printf("{\"threads\": %d, \"product_gflops\": %.1f, \"copy_gbytes\": %.2f, \"library\": \"%s\"}\n", threads,
-         ceilings.product / 1e9, ceilings.copy / 1e9, ceilings.library);
+  printf(
+      "{\"threads\": %d, \"product_gflops\": %.1f, \"copy_gbytes\": %.2f, \"dequantize_gbytes\": %.2f, \"library\": "
+      "\"%s\"}\n",
+      threads, ceilings.product / 1e9, ceilings.copy / 1e9, ceilings.dequantize / 1e9, ceilings.library);
   return OK;
 }
 

@@ -27,7 +27,7 @@ for step in wrappers tests ceilings kernels train-tiny train-tiny-recompute; do
   [[ $json == *"{\"step\": \"$step\", \"result\": \"pass\""* ]] || die "$step: $json"
 done
 [[ $json == *'"step": "peers", "result": "skipped"'* ]] || die "peers: $json"
-[[ $json == *'"product_gflops"'* && $json == *'"tokens_per_second"'* && $json == *'"operation": "rmsnorm"'* ]] || die "$json"
+[[ $json == *'"product_gflops"'*'"dequantize_gbytes"'* && $json == *'"tokens_per_second"'* && $json == *'"operation": "rmsnorm"'* ]] || die "$json"
 [[ $table == *"not measurements"* && $table == *"| train-tiny-recompute |"* && $table == *"| rmsnorm |"* ]] || die "$table"
 if command -v python3 >/dev/null; then python3 -c 'import json, sys; json.loads(sys.argv[1])' "$json"; fi
 
