@@ -61,7 +61,13 @@ static int plan_here(struct options *options, const struct comm *comm, const str
 static int choose(struct options *options, struct comm *comm, const struct training_data *data) {
   static char names[][9] = {[PLACE_STAGES] = "stages", [PLACE_REPLICAS] = "replicas"};
   if (!plan_is_open(options)) return OK;
-  TRY(comm_agree(comm, comm->rank == 0 ? plan_here(options, comm, data) : OK));
+  bool must = options->pipeline_stages == OPTION_AUTO || options->micro_batch_tokens == OPTION_AUTO;
+  int status = comm->rank == 0 ? plan_here(options, comm, data) : OK;
+  if (status != OK && !must) {
+    log_note("planned    nothing: %s", fail_message());
+    status = OK;
+  }
+  TRY(comm_agree(comm, status));
   int64_t chosen[] = {options->pipeline_stages, options->micro_batch_tokens, placement_of(options)};
   TRY(comm_broadcast(comm, chosen, sizeof chosen, 0));
   options->pipeline_stages = chosen[0];
