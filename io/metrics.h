@@ -28,8 +28,7 @@ struct metrics_start {
   const char *version, *device;
   int ranks, threads; /**< threads of each rank */
   int64_t trained_parameters;
-  int64_t
-      buffer_bytes; /**< of rank 0: what it has laid out on its device before the first step; 0: the file does not say */
+  int64_t buffer_bytes; /**< what rank 0 has laid out on its device before the first step; 0: not in the file */
   const char *settings; /**< "key = value" lines (options_print()); in the file the object "options" */
 };
 
