@@ -111,8 +111,9 @@ void test_product(void) {
 
 constexpr int EACH = 16 / sizeof(int), GROUPS = 3;
 
-/** Group g of lane i: 16 bytes, or zeros where i + g is odd. What is there is taken after each group. */
-__global__ void copy_kernel(int *out, const int *in) {
+/** Group g of lane i: 16 bytes, at once or 4 at a time, or zeros where i + g is odd. What is there is taken after each
+ *  group. */
+__global__ void copy_kernel(int *out, const int *in, bool at_once) {
   int *here = reinterpret_cast<int *>(shared_memory);
   int lane = (int)threadIdx.x;
   auto place = [&](int group) { return (group * WARP + lane) * EACH; };
@@ -120,7 +121,9 @@ __global__ void copy_kernel(int *out, const int *in) {
     for (int i = 0; i < EACH; i++) out[place(group) + i] = here[place(group) + i];
   };
   for (int g = 0; g < GROUPS; g++) {
-    ptx::copy_async_16(here + place(g), in + place(g), (lane + g) % 2 == 0);
+    if (at_once) ptx::copy_async_16(here + place(g), in + place(g), (lane + g) % 2 == 0);
+    for (int i = 0; !at_once && i < EACH; i++)
+      ptx::copy_async_4(here + place(g) + i, in + place(g) + i, (lane + g) % 2 == 0);
     ptx::copy_async_commit();
   }
   ptx::copy_async_wait<2>();
@@ -131,11 +134,11 @@ __global__ void copy_kernel(int *out, const int *in) {
   take(2);
 }
 
-void test_copies(void) {
+void test_copies(bool at_once) {
   constexpr int COUNT = GROUPS * WARP * EACH;
   int *in = shared_with_gpu<int>(COUNT), *out = shared_with_gpu<int>(COUNT);
   for (int i = 0; i < COUNT; i++) in[i] = i + 1;
-  run(copy_kernel, COUNT * sizeof(int), out, in);
+  run(copy_kernel, COUNT * sizeof(int), out, in, at_once);
   for (int i = 0; i < COUNT; i++) CHECK(out[i] == ((i / EACH % WARP + i / EACH / WARP) % 2 ? 0 : i + 1));
 }
 
@@ -167,7 +170,8 @@ int main(void) {
   test_matrices(false);
   test_matrices(true);
   test_product();
-  test_copies();
+  test_copies(true);
+  test_copies(false);
   test_numbers();
   return check_result();
 }

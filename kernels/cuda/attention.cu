@@ -87,8 +87,8 @@ __global__ void __launch_bounds__(WARPS *WARP) attention_kernel(const attention_
 extern "C" cudaError_t cuda_launch_attention(const cuda_context *context, const attention_args *a) {
   if (a->rows == 0) return cudaSuccess;
   TRY_CUDA(attention_check(context, a->segments, a->rows, false));
-  if (a->head_dim <= NARROW_HEAD_DIM) return cuda_launch_attention_narrow(context, a);
   if (attention_mma_fits(context, a)) return cuda_launch_attention_mma(context, a);
+  if (a->head_dim <= NARROW_HEAD_DIM) return cuda_launch_attention_narrow(context, a);
   size_t shared =
       sizeof(float) * (size_t)(TILE * KEYS + TILE * a->head_dim + KEYS * (a->head_dim + 1) + KEYS * a->head_dim);
   dim3 grid = sample_grid(a->segments, TILE, a->heads);

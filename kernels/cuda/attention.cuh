@@ -15,9 +15,13 @@
 /** Checks the samples on the device before any other kernel reads what they point to; those do nothing after a fault. */
 cudaError_t attention_check(const cuda_context *context, const segments &segments, int rows, bool training);
 
-/** The tensor cores' kernel: bf16 heads of a multiple of 8 up to 128, rows of 16-byte chunks. */
+/** The tensor cores' kernel: bf16 heads up to 64, and up to 128 where rows are whole 16-byte chunks. */
 bool attention_mma_fits(const cuda_context *context, const attention_args *arguments);
 cudaError_t cuda_launch_attention_mma(const cuda_context *context, const attention_args *arguments);
+
+/** The same of the gradients, heads up to 64; `deltas` of the context are filled. */
+bool attention_mma_backward_fits(const cuda_context *context, const attention_backward_args *arguments);
+cudaError_t cuda_launch_attention_mma_backward(const cuda_context *context, const attention_backward_args *arguments);
 
 struct sample_tile {
   int queries;    /**< of the sample */

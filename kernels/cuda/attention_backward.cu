@@ -153,6 +153,7 @@ extern "C" cudaError_t cuda_launch_attention_backward(const cuda_context *contex
   return by_act(context, [&]<typename T>(T) {
     TRY_CUDA(each<1>(context, delta<T>{context->deltas, (const T *)a->d_o, (const T *)a->o, a->head_dim},
                      (size_t)a->rows * a->heads, false));
+    if (attention_mma_backward_fits(context, a)) return cuda_launch_attention_mma_backward(context, a);
     if (a->head_dim <= NARROW_HEAD_DIM) return cuda_launch_attention_backward_narrow(context, a);
     if (a->head_dim <= WARP) return gradients<T, 1>(context, a);
     if (a->head_dim <= 2 * WARP) return gradients<T, 2>(context, a);

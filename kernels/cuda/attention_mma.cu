@@ -1,85 +1,28 @@
 /**
- * Attention forward on tensor cores, for bf16 heads of 24 to 128 (FlashAttention-2: Dao 2023).
+ * Attention forward on tensor cores, for bf16 heads of 2 to 128 (FlashAttention-2: Dao 2023).
  *
  * A block has 128 queries of one head, 32 a warp, so that keys and values once read from shared memory serve two products.
  * Tiles of keys and values pass through two buffers: one is filled while the other is used. Scores stay in registers, where
  * a product leaves them in the layout that the next one wants. Two blocks a multiprocessor hide the rest: 128 threads of at
  * most 255 registers and 64 KB of shared memory at a head dimension of 128.
  */
-#include <ptx.cuh>
+#include "kernels/cuda/attention_mma.cuh"
 
-#include "kernels/cuda/attention.cuh"
-
-using element = __nv_bfloat16;
-
-constexpr int WARPS = 4, THREADS = WARPS * WARP, SLICE = 16, SLICES = 2, MINE = SLICES * SLICE;
-constexpr int TILE = WARPS * MINE, CHUNK = 8; /* elements in 16 bytes */
 /** Keys of a tile: as many as leave registers for their scores. */
 template <int DIM>
 constexpr int keys_of = DIM > 64 ? 32 : 64;
-constexpr float LOG2_E = 1.44269504f;
-
-/* ---- tiles in shared memory ------------------------------------------------------------------------------- */
-
-/** Rows of DIM elements in chunks of 16 bytes, which are permuted so that any 8 rows' chunks of a column lie in different
- *  banks: by xor with bits of the row. */
-template <int DIM>
-__device__ static inline int chunk_at(int row, int chunk) {
-  constexpr bool eights = DIM / CHUNK % 8 == 0; /* else rows are an odd number of half cycles of the banks */
-  return row * DIM + (chunk ^ (eights ? row & 7 : row >> 1 & 3)) * CHUNK;
-}
-
-/** Rows first .. first + count of x, zero below and from `dim` on; ROWS in all. */
-template <int DIM, int ROWS>
-__device__ static inline void fill(element *out, const void *x, size_t first, int count, int stride, int column,
-                                   int dim) {
-#pragma unroll
-  for (int i = 0; i < ROWS * DIM / CHUNK / THREADS; i++) {
-    int at = i * THREADS + (int)threadIdx.x, row = at / (DIM / CHUNK), chunk = at % (DIM / CHUNK);
-    bool there = row < count && chunk * CHUNK < dim;
-    const element *from =
-        (const element *)x + (first + (there ? row : 0)) * stride + column + (there ? chunk * CHUNK : 0);
-    ptx::copy_async_16(out + chunk_at<DIM>(row, chunk), from, there);
-  }
-}
 
 /* ---- a warp's 32 queries ----------------------------------------------------------------------------------- */
 
-/** Row h of slice i for this lane: 16 i + lane / 4 + 8 h. Each lane has columns 2 (lane % 4) and the next of every 8. */
-template <int DIM>
+template <int DIM, int PART>
 struct queries {
   static constexpr int KEYS = keys_of<DIM>;
   float highest[SLICES][2], sum[SLICES][2] = {}; /**< of scores before scaling; of this lane's columns */
-  float o[SLICES][DIM / 8][4] = {};
-  float s[SLICES][KEYS / 8][4];
+  sums_of_warp<DIM> o = {};
+  sums_of_warp<KEYS> s;
 
   __device__ queries() {
     for (int i = 0; i < SLICES; i++) highest[i][0] = highest[i][1] = -INFINITY;
-  }
-
-  /** s = q · kᵀ; `q`: this warp's rows. */
-  __device__ void score(const element *q, const element *k) {
-    int lane = (int)threadIdx.x % WARP;
-#pragma unroll
-    for (int i = 0; i < SLICES; i++)
-#pragma unroll
-      for (int n = 0; n < KEYS / 8; n++) s[i][n][0] = s[i][n][1] = s[i][n][2] = s[i][n][3] = 0;
-#pragma unroll 2
-    for (int d = 0; d < DIM / CHUNK; d += 2) {
-      unsigned a[SLICES][4], b[4];
-#pragma unroll
-      for (int i = 0; i < SLICES; i++)
-        ptx::load_matrices(a[i], q + chunk_at<DIM>(i * SLICE + lane % 16, d + lane / 16));
-#pragma unroll
-      for (int n = 0; n < KEYS / 8; n += 2) {
-        ptx::load_matrices(b, k + chunk_at<DIM>(n * 8 + lane / 16 * 8 + lane % 8, d + lane / 8 % 2));
-#pragma unroll
-        for (int i = 0; i < SLICES; i++) {
-          ptx::multiply_bf16(s[i][n], a[i], b[0], b[1]);
-          ptx::multiply_bf16(s[i][n + 1], a[i], b[2], b[3]);
-        }
-      }
-    }
   }
 
   /** Query r of the warp sees keys 0 .. first_seen + r of the tile. */
@@ -124,59 +67,23 @@ struct queries {
       }
   }
 
-  /** o += s · v, the weights rounded to bf16. */
-  __device__ void add(const element *v) {
-    int lane = (int)threadIdx.x % WARP;
-#pragma unroll
-    for (int n = 0; n < KEYS / 8; n += 2) {
-      unsigned a[SLICES][4], b[4];
-#pragma unroll
-      for (int i = 0; i < SLICES; i++)
-#pragma unroll
-        for (int part = 0; part < 4; part++) {
-          const float *pair = &s[i][n + part / 2][part % 2 * 2];
-          a[i][part] = ptx::pack_bf16(pair[0], pair[1]);
-        }
-#pragma unroll
-      for (int d = 0; d < DIM / CHUNK; d += 2) {
-        ptx::load_matrices_transposed(b, v + chunk_at<DIM>(n * 8 + lane % 16, d + lane / 16));
-#pragma unroll
-        for (int i = 0; i < SLICES; i++) {
-          ptx::multiply_bf16(o[i][d], a[i], b[0], b[1]);
-          ptx::multiply_bf16(o[i][d + 1], a[i], b[2], b[3]);
-        }
-      }
-    }
-  }
-
   /** Writes `count` rows from `row` on, by way of `spare` [MINE, DIM] in shared memory. */
   __device__ void finish(const attention_args &a, element *spare, size_t row, int head, int count) {
-    int lane = (int)threadIdx.x % WARP;
-    __syncwarp(); /* `spare` holds the queries, which other lanes' rows were read from */
+    float shares[SLICES][2];
 #pragma unroll
     for (int i = 0; i < SLICES; i++)
 #pragma unroll
       for (int h = 0; h < 2; h++) {
-        int mine = i * SLICE + lane / 4 + 8 * h;
         float total = sum[i][h];
         total += __shfl_xor_sync(ALL_LANES, total, 1);
         total += __shfl_xor_sync(ALL_LANES, total, 2);
-        float share = 1.0f / total;
-#pragma unroll
-        for (int n = 0; n < DIM / 8; n++)
-          *reinterpret_cast<unsigned *>(spare + chunk_at<DIM>(mine, n) + lane % 4 * 2) =
-              ptx::pack_bf16(o[i][n][2 * h] * share, o[i][n][2 * h + 1] * share);
-        if (a.lse && mine < count && lane % 4 == 0)
-          a.lse[(row + mine) * a.heads + head] = highest[i][h] * a.scale + logf(total);
+        shares[i][h] = 1.0f / total;
+        if (a.lse && row_of_lane(i, h) < count && threadIdx.x % 4 == 0)
+          a.lse[(row + row_of_lane(i, h)) * a.heads + head] = highest[i][h] * a.scale + logf(total);
       }
-    __syncwarp();
-    for (int at = lane; at < MINE * DIM / CHUNK; at += WARP) {
-      int mine = at / (DIM / CHUNK), chunk = at % (DIM / CHUNK);
-      if (mine >= count || chunk * CHUNK >= a.head_dim) continue;
-      using chunk_of = pack<element, CHUNK>;
-      element *to = (element *)a.o + ((row + mine) * a.heads + head) * a.head_dim + chunk * CHUNK;
-      *reinterpret_cast<chunk_of *>(to) = *reinterpret_cast<const chunk_of *>(spare + chunk_at<DIM>(mine, chunk));
-    }
+    size_t stride = (size_t)a.heads * a.head_dim;
+    write_rows<DIM, PART>((element *)a.o + row * stride + head * a.head_dim, stride, a.head_dim, count, o, shares,
+                          spare);
   }
 };
 
@@ -188,8 +95,8 @@ struct mma_order {
   int together, groups, tiles;
 };
 
-template <int DIM>
-__global__ void __launch_bounds__(THREADS, 2)
+template <int DIM, int PART>
+__global__ void __launch_bounds__(THREADS, DIM > 16 ? 2 : 3)
     mma_kernel(const attention_args a, const mma_order order, const cuda_fault *fault) {
   constexpr int KEYS = keys_of<DIM>;
   if (fault->kind != FAULT_NONE) return;
@@ -206,14 +113,15 @@ __global__ void __launch_bounds__(THREADS, 2)
   element *q = reinterpret_cast<element *>(shared_memory), *pairs = q + TILE * DIM, *own = q + warp * MINE * DIM;
   auto fetch = [&](int begin) { /* into the buffer that its number of tiles says */
                                 element *k = pairs + begin / KEYS % 2 * 2 * KEYS * DIM;
-                                fill<DIM, KEYS>(k, a.k, (size_t)s.key + begin, keys - begin, a.kv_stride, column, dim);
-                                fill<DIM, KEYS>(k + KEYS * DIM, a.v, (size_t)s.key + begin, keys - begin, a.kv_stride,
-                                                column, dim);
+                                fill<DIM, KEYS, PART>(k, a.k, (size_t)s.key + begin, keys - begin, a.kv_stride, column,
+                                                      dim);
+                                fill<DIM, KEYS, PART>(k + KEYS * DIM, a.v, (size_t)s.key + begin, keys - begin,
+                                                      a.kv_stride, column, dim);
                                 ptx::copy_async_commit();
   };
   bool any = warp * MINE < count;
-  queries<DIM> mine;
-  fill<DIM, TILE>(q, a.q, (size_t)s.query + s.first, count, a.q_stride, head * dim, dim);
+  queries<DIM, PART> mine;
+  fill<DIM, TILE, PART>(q, a.q, (size_t)s.query + s.first, count, a.q_stride, head * dim, dim);
   fetch(0);
   for (int begin = 0; begin < keys; begin += KEYS) {
     const element *k = pairs + begin / KEYS % 2 * 2 * KEYS * DIM;
@@ -221,10 +129,10 @@ __global__ void __launch_bounds__(THREADS, 2)
     __syncthreads(); /* this buffer is filled, nobody reads the other one */
     if (begin + KEYS < keys) fetch(begin + KEYS);
     if (!any || begin >= seen + MINE) continue;
-    mine.score(own, k);
+    multiply_rows<DIM, KEYS>(mine.s, own, k);
     if (begin + KEYS - 1 > seen) mine.mask(seen - begin);
     mine.weigh(a.scale * LOG2_E);
-    mine.add(k + KEYS * DIM);
+    add_product<DIM, KEYS>(mine.o, mine.s, k + KEYS * DIM);
   }
   if (any) mine.finish(a, own, (size_t)s.query + s.first + warp * MINE, head, count - warp * MINE);
 }
@@ -242,19 +150,22 @@ static mma_order order_of(const attention_args *a) {
 }
 
 bool attention_mma_fits(const cuda_context *context, const attention_args *a) {
-  return context->act == DTYPE_BF16 && a->head_dim <= 128 && a->head_dim % CHUNK == 0 && a->q_stride % CHUNK == 0 &&
-         a->kv_stride % CHUNK == 0 && a->scale > 0 && all_aligned(a->o, a->q, a->k, a->v);
+  int most = copies_in<CHUNK>(a->head_dim, a->q_stride, a->kv_stride, a->o, a->q, a->k, a->v) ? 128 : 64;
+  return context->act == DTYPE_BF16 && a->head_dim <= most && a->scale > 0 &&
+         copies_in<2>(a->head_dim, a->q_stride, a->kv_stride, a->o, a->q, a->k, a->v);
 }
 
 cudaError_t cuda_launch_attention_mma(const cuda_context *context, const attention_args *a) {
   mma_order order = order_of(a);
   dim3 grid((unsigned)(order.together * order.groups * order.tiles) * (unsigned)a->segments.count);
-  auto run = [&]<int DIM>() {
-    return launch(context, mma_kernel<DIM>, grid, THREADS, (size_t)(TILE + 4 * keys_of<DIM>)*DIM * sizeof(element), *a,
-                  order, context->fault);
+  auto run = [&]<int DIM, int PART>() {
+    return launch(context, mma_kernel<DIM, PART>, grid, THREADS,
+                  (size_t)(TILE + 4 * keys_of<DIM>)*DIM * sizeof(element), *a, order, context->fault);
   };
-  if (a->head_dim <= 32) return run.operator()<32>();
-  if (a->head_dim <= 64) return run.operator()<64>();
-  if (a->head_dim <= 96) return run.operator()<96>();
-  return run.operator()<128>();
+  bool chunks = copies_in<CHUNK>(a->head_dim, a->q_stride, a->kv_stride, a->o, a->q, a->k, a->v);
+  if (a->head_dim <= 16) return run.operator()<16, 2>();
+  if (a->head_dim <= 32) return chunks ? run.operator()<32, CHUNK>() : run.operator()<32, 2>();
+  if (a->head_dim <= 64) return chunks ? run.operator()<64, CHUNK>() : run.operator()<64, 2>();
+  if (a->head_dim <= 96) return run.operator()<96, CHUNK>();
+  return run.operator()<128, CHUNK>();
 }

@@ -26,6 +26,13 @@ __device__ inline void copy_async_16(void *to_shared, const void *from_global, b
                : "memory");
 }
 
+/** The same of 4 bytes. */
+__device__ inline void copy_async_4(void *to_shared, const void *from_global, bool there) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to_shared)), "l"(from_global),
+               "r"(there ? 4 : 0)
+               : "memory");
+}
+
 /** Closes the group of this thread's copies since the last one. */
 __device__ inline void copy_async_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");

@@ -24,6 +24,10 @@ inline void copy_async_16(void *to_shared, const void *from_global, bool there) 
   host_copy_async(to_shared, from_global, 16, there);
 }
 
+inline void copy_async_4(void *to_shared, const void *from_global, bool there) {
+  host_copy_async(to_shared, from_global, 4, there);
+}
+
 inline void copy_async_commit() {
   host_copy_async_commit();
 }
