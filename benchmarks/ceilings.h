@@ -6,6 +6,8 @@
 #ifndef QST_BENCHMARKS_CEILINGS_H
 #define QST_BENCHMARKS_CEILINGS_H
 
+#include "base/clock.h"
+
 struct ceilings {
   double product; /**< FLOP/s of one large bf16 product: oneDNN, C[2048, 4096] = A[2048, 4096] · B[4096, 4096];
                          on a GPU cuBLASLt, 8192 each way */
@@ -18,9 +20,8 @@ struct ceilings {
 /** What is measured: "cpu" or "cuda". */
 extern const char *const bench_device;
 
-/** clock.c. Seconds since some moment; after clock_count_own(): seconds this thread has run, which other programs on the same
- *  cores disturb less. */
-double clock_seconds(void);
+/** clock.c. From now on clock_seconds() counts the seconds that this thread has run, which other programs on the same cores
+ *  disturb less. */
 void clock_count_own(void);
 
 /** Best of several. ERR_SYSTEM when the library refuses, ERR_MEMORY. */

@@ -234,7 +234,8 @@ static int measure(struct bench *bench, const struct job *job, struct timing *ou
   }
   TRY(comm_max_i64(bench->comm, nanoseconds, (size_t)runs));
   qsort(nanoseconds, (size_t)runs, sizeof *nanoseconds, by_size);
-  *out = (struct timing){1e-9 * (double)nanoseconds[runs / 2], 1e-9 * (double)nanoseconds[(int)(0.95 * runs)]};
+  int middle = runs / 2, late = (int)(0.95 * runs);
+  *out = (struct timing){1e-9 * (double)nanoseconds[middle], 1e-9 * (double)nanoseconds[late]};
   return OK;
 }
 

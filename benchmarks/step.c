@@ -241,7 +241,7 @@ static struct result judge(const struct engine *engine, double dequantization) {
 static void print_phase(int p, const struct result *result) {
   const struct total *total = &profile.phases[p];
   int steps = profile.updates - 1;
-  printf("%-19s %9.4f %6.1f %9.1f %9.2f %8.1f %8.1f %8ld\n", phase_names[p], total->seconds / steps,
+  printf("%-19s %11.6f %6.1f %9.1f %9.2f %8.1f %8.1f %8ld\n", phase_names[p], total->seconds / steps,
          100 * total->seconds / steps / result->step, total->flops / fmax(total->seconds, 1e-12) / 1e9,
          total->bytes / fmax(total->seconds, 1e-12) / 1e9, 1e3 * total->floor / steps,
          total->seconds > 0 ? 100 * total->floor / total->seconds : 0, total->calls / steps);
@@ -251,10 +251,10 @@ static void print_table(const struct engine *engine, const struct result *result
   printf("# bench-step, %s\n# %s, compiler %s\n# ceilings: product %.1f GFLOP/s, copy %.1f GB/s; %d steps counted\n",
          engine->device->description, profile.ceilings.library, __VERSION__, profile.ceilings.product / 1e9,
          profile.ceilings.copy / 1e9, profile.updates - 1);
-  printf("%-19s %9s %6s %9s %9s %8s %8s %8s\n", "# phase", "seconds", "%", "GFLOP/s", "GB/s", "floor ms", "% floor",
+  printf("%-19s %11s %6s %9s %9s %8s %8s %8s\n", "# phase", "seconds", "%", "GFLOP/s", "GB/s", "floor ms", "% floor",
          "calls");
   for (int p = 0; p < PHASES; p++) print_phase(p, result);
-  printf("%-19s %9.4f %6.1f %28.1f %8.1f\n", "step", result->step, 100.0, 1e3 * result->floor,
+  printf("%-19s %11.6f %6.1f %28.1f %8.1f\n", "step", result->step, 100.0, 1e3 * result->floor,
          100 * result->floor / result->step);
   printf("# not in a phase: %.1f %% of the step; dequantization: %.1f %% of a backbone product\n",
          100 * (1 - result->accounted), 100 * result->dequantization);

@@ -16,6 +16,10 @@ EFFICIENCY=0 BEHIND=100 RESULT=$work/result MPIRUN_OPTIONS="--oversubscribe --bi
 [[ $(grep -c '"tokens_per_second": [0-9]' "$work/result.json") == 6 ]] || die "not six points: $(cat "$work/result.json")"
 if command -v gnuplot >/dev/null; then grep -q "weak 2 stages" "$work/result.svg" || die "no picture"; fi
 
+"$QST" plan --model-shape smollm2-135m --gpus-per-node 2 --global-batch 64 --gpu a100-80 --sweep \
+  --measured "$work/result.json" >"$work/sweep.txt" || die "plan does not read it"
+[[ $(grep -c '^measured ' "$work/sweep.txt") == 6 ]] || die "plan reads: $(cat "$work/sweep.txt")"
+
 # The same runs again, as a table only; with a goal out of reach; and with a loss that differs.
 again() { # NAME STATUS
   local status=0
