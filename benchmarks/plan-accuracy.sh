@@ -82,11 +82,12 @@ own_rate() {
 
 # calibrate RANKS THREADS: the name of the first copy's result
 calibrate() {
-  local first job jobs=()
+  local first job jobs=() clock=wall
+  if (($2 == 1)); then clock=own; fi # what else runs on the core is not the kernels'
   for ((rank = 0; rank < $1; rank++)); do
     rm -f "$WORK/calibration-$rank.json"
     first=$((rank * $2))
-    taskset -c "$first-$((first + $2 - 1))" "$BUILD/bench-kernels" --threads "$2" --clock "$CLOCK" \
+    taskset -c "$first-$((first + $2 - 1))" "$BUILD/bench-kernels" --threads "$2" --clock "$clock" \
       --json "$WORK/calibration-$rank.json" >&2 &
     jobs+=($!)
   done
