@@ -105,7 +105,8 @@ extern "C" cudaError_t cuda_launch_silu_backward(const cuda_context *context, co
   });
 }
 
-template <typename T>
+/** WIDE elements of a window at a time; in order either way. */
+template <typename T, int WIDE>
 struct pool {
   T *y;
   const T *x;
@@ -113,20 +114,25 @@ struct pool {
   bool maximum;
   template <int N>
   __device__ void run(unsigned i) const {
-    const T *from = x + (size_t)i * window;
-    float result = to_float(from[0]);
-    for (int k = 1; k < window; k++) {
-      float value = to_float(from[k]);
-      result = maximum ? (value > result ? value : result) : result + value;
+    float v[WIDE], result = 0;
+    for (int at = 0; at < window; at += WIDE) {
+      load<WIDE>(v, x, (size_t)i * window + at);
+#pragma unroll
+      for (int k = 0; k < WIDE; k++)
+        result = at + k == 0 ? v[0] : maximum ? (v[k] > result ? v[k] : result) : result + v[k];
     }
     from_float(y + i, maximum ? result : result / (float)window);
   }
 };
 
 extern "C" cudaError_t cuda_launch_pool(const cuda_context *context, const pool_args *a) {
+  size_t count = (size_t)a->rows * a->cols;
   return by_act(context, [&]<typename T>(T) {
-    return each<1>(context, pool<T>{(T *)a->y, (const T *)a->x, a->window, a->maximum}, (size_t)a->rows * a->cols,
-                   false);
+    constexpr int WIDE = wide_of<T>;
+    T *y = (T *)a->y;
+    const T *x = (const T *)a->x;
+    if (a->window % WIDE || !aligned(x)) return each<1>(context, pool<T, 1>{y, x, a->window, a->maximum}, count, false);
+    return each<1>(context, pool<T, WIDE>{y, x, a->window, a->maximum}, count, false);
   });
 }
 
