@@ -3,7 +3,8 @@
 # digit for digit. Weak: each rank has the same rows a step. Each configuration runs ROUNDS times in turn with the others.
 # Writes a table, JSON (which `plan --sweep --measured` reads) and a picture under benchmarks/results and prints the table.
 #
-#   benchmarks/scaling.sh [options of train]      under mpirun, a core a rank, or inside a Slurm job under srun
+#   benchmarks/scaling.sh [options of train]      under mpirun, a core a rank; or inside a Slurm job, or given to
+#                                                 sbatch in the repository, under srun
 #   benchmarks/scaling.sh table NAME FOLDER...    of runs that are there; none is started. Strong scaling: those of which the
 #                                                 name, or that of the folder they are in, begins with strong
 #
@@ -16,7 +17,7 @@
 #   EFFICIENCY, BEHIND  goals in percent: of 2 ranks in weak scaling at least (92), of 2 stages behind 2 replicas at most (8)
 set -euo pipefail
 shopt -s inherit_errexit
-cd "$(dirname "$0")/.."
+if [[ -e $(dirname "$0")/smollm2.sh ]]; then cd "$(dirname "$0")/.."; fi # sbatch runs a copy, where it was submitted
 
 BUILD=${BUILD:-build}
 QST=${QST:-$BUILD/qst-mpi}
