@@ -64,14 +64,19 @@ cudaError_t failed(cudaError_t error) {
   return last_error = error;
 }
 
+/** Of an allocation as much is poisoned: for large ones that would take longer than what they are for. */
+size_t watched(size_t bytes) {
+  return bytes < (size_t)1 << 20 ? bytes : (size_t)1 << 20;
+}
+
 /** Device memory is open while work is done and closed to the host otherwise. */
 void open_memory(bool open) {
   for (auto &[block, a] : allocations) {
     if (a.where != DEVICE) continue;
     if (open) {
-      ASAN_UNPOISON_MEMORY_REGION(block, a.bytes);
+      ASAN_UNPOISON_MEMORY_REGION(block, watched(a.bytes));
     } else {
-      ASAN_POISON_MEMORY_REGION(block, a.bytes);
+      ASAN_POISON_MEMORY_REGION(block, watched(a.bytes));
     }
   }
 }
@@ -81,7 +86,7 @@ cudaError_t allocate(void **out, size_t bytes, kind where) {
   if (posix_memalign(out, 256, bytes) != 0 || !*out) return failed(cudaErrorMemoryAllocation);
   memset(*out, 0xff, bytes); /* NaN in every format */
   allocations[(const char *)*out] = {bytes, where};
-  if (where == DEVICE) ASAN_POISON_MEMORY_REGION(*out, bytes);
+  if (where == DEVICE) ASAN_POISON_MEMORY_REGION(*out, watched(bytes));
   return cudaSuccess;
 }
 
