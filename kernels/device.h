@@ -24,11 +24,12 @@ struct hardware; /**< kernels/null/hardware.h */
 
 /** What memory is for; the banner and the plan print it by kind. */
 enum memory_kind {
-  MEMORY_WEIGHTS,   /**< the frozen backbone */
-  MEMORY_TAPS,      /**< hidden states kept for the side network */
-  MEMORY_SIDE,      /**< activations of the side network and their gradients */
-  MEMORY_OPTIMIZER, /**< masters, gradients, moments, fixed-point sums */
-  MEMORY_WORKSPACE, /**< everything reused from operation to operation */
+  MEMORY_WEIGHTS,       /**< the frozen backbone */
+  MEMORY_TAPS,          /**< hidden states kept for the side network */
+  MEMORY_SIDE,          /**< activations of the side network and their gradients */
+  MEMORY_OPTIMIZER,     /**< masters, gradients, moments, fixed-point sums */
+  MEMORY_COMMUNICATION, /**< what exists for sums over ranks alone; messages go from and to where they are used */
+  MEMORY_WORKSPACE,     /**< everything reused from operation to operation */
   MEMORY_KINDS
 };
 

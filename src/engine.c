@@ -123,7 +123,7 @@ static int open_sums(struct engine *engine, const struct engine_plan *plan) {
   engine->sums.size = training ? engine->side.size : 0;
   engine->total_count = TOTAL_SQUARES + (training ? (size_t)engine->side.layout.count : 0);
   TRY(device_allocate(engine->device, MEMORY_OPTIMIZER, &engine->sums.sums, sums_bytes(engine)));
-  TRY(device_allocate(engine->device, MEMORY_OPTIMIZER, &engine->totals, totals_bytes(engine)));
+  TRY(device_allocate(engine->device, MEMORY_COMMUNICATION, &engine->totals, totals_bytes(engine)));
   engine->sums.loss = engine->totals + TOTAL_LOSS;
   engine->sums.faults = engine->totals + TOTAL_FAULTS;
   return device_host_allocate(engine->device, &engine->host_totals, totals_bytes(engine));
@@ -202,7 +202,7 @@ void engine_close(struct engine *engine) {
     head_close(&engine->head);
     tap_source_close(&engine->source);
     device_host_release(engine->device, &engine->host_totals);
-    device_release(engine->device, MEMORY_OPTIMIZER, &engine->totals, totals_bytes(engine));
+    device_release(engine->device, MEMORY_COMMUNICATION, &engine->totals, totals_bytes(engine));
     device_release(engine->device, MEMORY_OPTIMIZER, &engine->sums.sums, sums_bytes(engine));
     side_close(&engine->side);
     backbone_close(&engine->backbone);
@@ -287,10 +287,12 @@ void engine_banner(const struct engine *engine) {
     log_note("side       %d layers of %d, %d heads of %d, %zu parameters", s->layers, s->width, s->heads, s->head_dim,
              engine->side.layout.parameters);
   }
+  double all = 0;
+  for (int kind = 0; kind < MEMORY_KINDS; kind++) all += (double)bytes[kind];
   log_note(
-      "memory     %.0f MB a rank in buffers: weights %.0f, taps %.0f, side network %.0f, optimizer %.0f, workspace "
-      "%.0f",
-      (double)(bytes[0] + bytes[1] + bytes[2] + bytes[3] + bytes[4]) / 1e6, (double)bytes[MEMORY_WEIGHTS] / 1e6,
-      (double)bytes[MEMORY_TAPS] / 1e6, (double)bytes[MEMORY_SIDE] / 1e6, (double)bytes[MEMORY_OPTIMIZER] / 1e6,
-      (double)bytes[MEMORY_WORKSPACE] / 1e6);
+      "memory     %.0f MB a rank in buffers: weights %.0f, taps %.0f, side network %.0f, optimizer %.0f, communication "
+      "%.0f, workspace %.0f",
+      all / 1e6, (double)bytes[MEMORY_WEIGHTS] / 1e6, (double)bytes[MEMORY_TAPS] / 1e6,
+      (double)bytes[MEMORY_SIDE] / 1e6, (double)bytes[MEMORY_OPTIMIZER] / 1e6,
+      (double)bytes[MEMORY_COMMUNICATION] / 1e6, (double)bytes[MEMORY_WORKSPACE] / 1e6);
 }

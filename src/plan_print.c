@@ -7,8 +7,12 @@
 #include "base/memory.h"
 
 static const char *const memory_names[MEMORY_KINDS] = {
-    [MEMORY_WEIGHTS] = "weights",     [MEMORY_TAPS] = "taps",           [MEMORY_SIDE] = "side",
-    [MEMORY_OPTIMIZER] = "optimizer", [MEMORY_WORKSPACE] = "workspace",
+    [MEMORY_WEIGHTS] = "weights",
+    [MEMORY_TAPS] = "taps",
+    [MEMORY_SIDE] = "side",
+    [MEMORY_OPTIMIZER] = "optimizer",
+    [MEMORY_COMMUNICATION] = "communication",
+    [MEMORY_WORKSPACE] = "workspace",
 };
 
 static const char *model_name(const struct options *options) {

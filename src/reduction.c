@@ -49,12 +49,12 @@ int reduction_open(struct reduction *reduction, struct side *side, struct gradie
       .side = side, .sums = sums, .transport = transport, .listener = {.collected = give, .context = reduction}};
   TRY(choose_kind(reduction, kind));
   if (reduction->kind != REDUCE_FAST_BF16) return OK;
-  return device_allocate(side->device, MEMORY_OPTIMIZER, &reduction->wire, wire_bytes(reduction));
+  return device_allocate(side->device, MEMORY_COMMUNICATION, &reduction->wire, wire_bytes(reduction));
 }
 
 void reduction_close(struct reduction *reduction) {
   if (!reduction->side) return;
-  device_release(reduction->side->device, MEMORY_OPTIMIZER, &reduction->wire, wire_bytes(reduction));
+  device_release(reduction->side->device, MEMORY_COMMUNICATION, &reduction->wire, wire_bytes(reduction));
   *reduction = (struct reduction){0};
 }
 
