@@ -169,7 +169,7 @@ steps=(wrappers tests sanitizer ceilings kernels "${trainings[@]%%|*}" peers)
 run_step() {
   local name=$1 status start=$SECONDS result
   printf '== %s\n' "$name"
-  timeout --kill-after=10 "${STEP_SECONDS:-540}" "$0" --step "$name" >"$WORK/$name.log" 2>&1
+  timeout --kill-after=10 "${STEP_SECONDS:-540}" bash benchmarks/gpu_check.sh --step "$name" >"$WORK/$name.log" 2>&1
   status=$?
   case $status in
     0) result=pass ;;

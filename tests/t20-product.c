@@ -328,7 +328,8 @@ static void test_head(struct fixture *fixture, int rows, int vocabulary, int hid
   shared_free(values);
 }
 
-/** Logits of a row do not depend on the rows beside it. */
+/** Logits of a row do not depend on the rows beside it: on the cpu device. cuBLASLt may take another algorithm, with sums in
+ *  another order, for another number of rows. */
 static void test_rows_alone(struct fixture *fixture) {
   enum { ROWS = 37, CLASSES = 100, HIDDEN = 96 };
   static float values[CLASSES * HIDDEN];
@@ -475,7 +476,7 @@ static void test_all(const char *isa, const char *act, int *tried) {
     test_head(&fixture, 33, 4801, 72);
     test_head(&fixture, 3, 9001, 5);
     test_head(&fixture, 50, 4800, 110);
-    test_rows_alone(&fixture);
+    if (!testing_cuda()) test_rows_alone(&fixture);
     test_linears(&fixture);
   } else {
     printf("skipped: %s\n", fail_message());

@@ -2,6 +2,7 @@
 # bench-comm: every operation and size verified on 1 to 3 ranks, a table and JSON that agree; wrong options end all ranks.
 # RUN timeout=120
 # RUN timeout=240 device=cuda
+if ((MOST_RANKS < 3)); then echo "needs 3 ranks" && exit 77; fi
 . tests/tiny_run.sh
 bench=$(dirname "$QST")/bench-comm
 small=(--device "${DEVICE:-cpu}" --smallest 8 --largest 8192 --factor 8 --warm-up 1 --runs 3)

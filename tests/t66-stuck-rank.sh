@@ -3,6 +3,7 @@
 # longer than it times nobody out.
 # RUN timeout=240
 # RUN timeout=300 device=cuda
+if ((MOST_RANKS < 3)); then echo "needs 3 ranks" && exit 77; fi
 . tests/tiny_run.sh
 make_tiny
 read -ra options <<<"$(tiny_options) --save-every 0 --eval-every 0 --comm-timeout 5 --threads 1 --device $DEVICE"

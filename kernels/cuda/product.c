@@ -321,10 +321,16 @@ static bool in_place(const struct device *device, const struct matrix *const *pa
   return all;
 }
 
+/** Rows of a weight of `cols` columns that are dequantized at a time: whole tiles, so that what follows begins aligned. */
+static int rows_at_a_time(const struct device *device, int cols) {
+  const int tile = 256;
+  int most = (int)(cuda_state(device)->product->weight_count / (size_t)cols);
+  return most > tile ? most / tile * tile : most;
+}
+
 /** C = A · [parts]ᵀ: weights that are activations already are used where they are, others are
  *  dequantized as many rows at a time as the workspace holds. */
 static int run_frozen(struct device *device, const struct task *whole, const struct matrix *const *parts) {
-  const struct cuda_product *p = cuda_state(device)->product;
   if (in_place(device, parts, whole->n)) {
     for (int i = 0, above = 0; above < whole->n; above += parts[i++]->rows) {
       struct task part = columns_of(device, whole, parts[i]->codes, above, parts[i]->rows);
@@ -332,7 +338,7 @@ static int run_frozen(struct device *device, const struct task *whole, const str
     }
     return OK;
   }
-  int most = (int)(p->weight_count / (size_t)whole->k);
+  int most = rows_at_a_time(device, whole->k);
   if (most == 0) return fail(ERR_INTERNAL, "weights of %d columns: more than the workspace holds", whole->k);
   for (int first = 0; first < whole->n; first += most) {
     int count = whole->n - first < most ? whole->n - first : most;
@@ -396,10 +402,9 @@ int cuda_frozen_logits(struct device *device, const struct frozen_logits_args *a
 
 /** The inner dimension is the vocabulary: pieces of it are added up in order. */
 int cuda_frozen_input_grad(struct device *device, const struct frozen_input_grad_args *a) {
-  const struct cuda_product *p = cuda_state(device)->product;
   const struct matrix *w = a->weight;
   bool direct = in_place(device, &a->weight, w->rows);
-  int most = direct ? w->rows : (int)(p->weight_count / (size_t)w->cols);
+  int most = direct ? w->rows : rows_at_a_time(device, w->cols);
   if (most == 0) return fail(ERR_INTERNAL, "weights of %d columns: more than the workspace holds", w->cols);
   for (int first = 0; first < w->rows; first += most) {
     int count = w->rows - first < most ? w->rows - first : most;

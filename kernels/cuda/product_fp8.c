@@ -1,5 +1,6 @@
 /* Products in 8-bit floats: both operands are rounded into the workspace, as many rows of the weights at a time as it holds. On
- * Hopper cuBLASLt scales rows and columns itself; elsewhere, and with a bias, sums are left in fp32 and scaled at the end. */
+ * Hopper cuBLASLt scales rows and columns of a bf16 result itself; elsewhere, and with a bias, sums are left in fp32 and scaled
+ * at the end. */
 #include "base/error.h"
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/task.h"
@@ -89,7 +90,7 @@ static int run_columns(struct device *device, const struct frozen_linear_args *a
                       .fp8 = true,
                       .c_type = device->act};
   TRY(round_weights(device, a, o->weight_scales, first, first + count));
-  if (a->bias || !cuda_state(device)->scales_rows)
+  if (a->bias || !cuda_state(device)->scales_rows || device->act != DTYPE_BF16)
     return run_through_sums(device, &task, a->bias ? a->bias + first : NULL, o->input_scales, o->weight_scales);
   task.a_scales = o->input_scales, task.b_scales = o->weight_scales;
   return cuda_run_task(device, &task);
