@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -56,6 +57,9 @@ int main(int count, char **words) {
     if (comm_launcher_rank() == 0) fprintf(stderr, "qst-mpi: %s\n", fail_message());
     return status;
   }
+  /* Loading a kernel when it is first launched waits for what the GPU has to do; with a message of a rank among that, which
+   * loads a kernel itself, for ever. */
+  if (comm->size > 1) setenv("CUDA_MODULE_LOADING", "EAGER", 0);
   /* Alone, a closed pipe ends the program as it ends any filter; a rank must not die of it without a word. */
   if (comm->size > 1) signal(SIGPIPE, SIG_IGN);
   signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes (ulimit -f) is a failed write, not a death in the middle of it */

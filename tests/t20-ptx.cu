@@ -3,6 +3,7 @@
  *
  * RUN ranks=1 device=cuda */
 #include <ptx.cuh>
+#include <vector>
 
 #include "check.h"
 #include "kernels/cuda/kernel.cuh"
@@ -13,11 +14,14 @@ using element = __nv_bfloat16;
 
 cuda_context context;
 
-/** Memory that host and device reach, until the program ends. */
+std::vector<void *> blocks;
+
+/** Memory that host and device reach, until the end of main. */
 template <typename T>
 T *shared_with_gpu(size_t count) {
   void *block = nullptr;
   if (cudaMallocManaged(&block, count * sizeof(T), cudaMemAttachGlobal) != cudaSuccess) exit(1);
+  blocks.push_back(block);
   memset(block, 0, count * sizeof(T));
   return static_cast<T *>(block);
 }
@@ -173,5 +177,7 @@ int main(void) {
   test_copies(true);
   test_copies(false);
   test_numbers();
+  for (void *block : blocks) cudaFree(block);
+  cudaStreamDestroy(context.stream);
   return check_result();
 }

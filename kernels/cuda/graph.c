@@ -3,9 +3,18 @@
 #include "base/error.h"
 #include "kernels/cuda/cuda.h"
 
+enum { PROBES = 4 };
+
+/** The task's place, else a free one near where it belongs, else that of another task. */
 static struct cuda_task *find_task(struct cuda_state *state, uint64_t key) {
   uint64_t mixed = (key * LANE_COUNT + (uint64_t)state->lane) * 0x9e3779b97f4a7c15u;
-  return &state->tasks[(mixed >> 32) % CUDA_TASKS];
+  struct cuda_task *home = &state->tasks[(mixed >> 32) % CUDA_TASKS], *free_place = NULL;
+  for (uint64_t i = 0; i < PROBES; i++) {
+    struct cuda_task *task = &state->tasks[((mixed >> 32) + i) % CUDA_TASKS];
+    if (task->key == key && task->lane == state->lane && task->seen) return task;
+    if (!task->seen && !free_place) free_place = task;
+  }
+  return free_place ? free_place : home;
 }
 
 /** Another task's place: one that comes seldom is recorded again. */
