@@ -96,7 +96,8 @@ int lanes_run(struct lanes *lanes, const struct lanes_pass *pass);
 /** Runs the backbone lane ahead until the transport's collectives are done, and makes the side lane wait for them. */
 int lanes_wait(struct lanes *lanes, struct transport *transport);
 
-/** Gives up what is queued. Where neighbours wait for each other's messages, the backbone lane runs to the queue's end. */
+/** Gives up what is queued. Nothing of it is computed; messages that neighbours wait for are still exchanged, so that none is
+ *  on its way afterwards. For all stages at the end of a pass. */
 int lanes_discard(struct lanes *lanes);
 
 #endif

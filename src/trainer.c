@@ -374,6 +374,8 @@ int trainer_run(struct engine *engine, const struct options *options, const stru
   struct trainer trainer = {.engine = engine, .options = options, .comm = engine->grid->world, .data = data};
   int status = run_all(&trainer);
   comm_conclude(trainer.comm, status);
+  /* A failure that all ranks know of: the messages of what was queued ahead must not arrive in memory that is gone. */
+  if (status != OK && comm_agreed(trainer.comm)) (void)lanes_discard(&engine->lanes);
   engine->lanes.store = NULL;
   close_trainer(&trainer);
   return status;
