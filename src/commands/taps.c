@@ -154,10 +154,10 @@ static int fill(struct taps_run *run, const struct options *options, struct comm
                                  "%s: rows of %lld micro-batches are damaged: remove the segments that the warnings "
                                  "name and repeat the command",
                                  options->taps, (long long)run->store.unreadable));
-  int64_t missing = run->data.rows - tap_reader_rows(run->store.reader);
-  if (missing == 0) return OK;
-  return comm_agree(
-      comm, fail(ERR_SYSTEM, "%s: %lld rows could not be stored: see the warnings", options->taps, (long long)missing));
+  int64_t missing = run->data.rows - tap_reader_rows(run->store.reader); /* a stage's own may differ */
+  return comm_agree(comm, missing == 0 ? OK
+                                       : fail(ERR_SYSTEM, "%s: %lld rows could not be stored: see the warnings",
+                                              options->taps, (long long)missing));
 }
 
 /* ---- pruning ---------------------------------------------------------------------------------------------- */
