@@ -64,7 +64,7 @@ static struct timed_group replicas_of(const struct plan_request *request) {
 static struct wire between_stages(const struct plan_request *request) {
   const struct machine *machine = &request->machine;
   int replicas = plan_ranks(request) / request->stages;
-  bool together = request->placement == PLACE_STAGES ? request->stages <= machine->per_node
+  bool together = request->placement == PLACE_STAGES ? machine->per_node % request->stages == 0
                                                      : request->stages * replicas <= machine->per_node;
   return together ? machine->hardware.node : machine->hardware.network;
 }

@@ -13,7 +13,10 @@ static int fits(const struct plan_request *request, int stages, int64_t micro_ba
   options.micro_batch_tokens = micro_batch_tokens;
   smaller.options = &options;
   smaller.stages = stages;
-  TRY(plan_make(&smaller, &plan));
+  int status = plan_make(&smaller, &plan);
+  *out = false;
+  if (status == ERR_USAGE || status == ERR_INPUT) return OK; /* what the trainer would refuse */
+  TRY(status);
   *out = plan.fits;
   plan_free(&plan);
   return OK;

@@ -144,6 +144,13 @@ static int make_sweep(const struct plan_request *request) {
   return status;
 }
 
+/* Where only the placement was left to choose and nothing fits, the plan itself says by how much. */
+static int choose(struct plan_request *request, struct options *options) {
+  bool sized = options->pipeline_stages != OPTION_AUTO && options->micro_batch_tokens != OPTION_AUTO;
+  int status = plan_is_open(options) ? plan_choose(request, options) : OK;
+  return status == ERR_MEMORY && sized ? OK : status;
+}
+
 static int plan_all(const struct options *options) {
   struct token_file data = {0};
   struct options chosen = *options;
@@ -153,7 +160,7 @@ static int plan_all(const struct options *options) {
   TRY_GOTO(status, cleanup, machine_open(&request.machine, options));
   TRY_GOTO(status, cleanup, read_rows(options, &data, &request.rows));
   request.longest = data_longest_row(&data, data.rows);
-  if (plan_is_open(options)) TRY_GOTO(status, cleanup, plan_choose(&request, &chosen));
+  TRY_GOTO(status, cleanup, choose(&request, &chosen));
   status = options->sweep ? make_sweep(&request) : make_and_print(&request);
 cleanup:
   machine_close(&request.machine);
