@@ -134,7 +134,14 @@ static int run_step(struct stage_run *run, const struct token_file *data, int re
   return OK;
 }
 
-static void describe(struct stage_run *run, const struct token_file *data, struct rehearsal *out) {
+/* What tap_store_open() takes of the device's memory: a micro-batch's taps by token. */
+static size_t store_bytes(const struct engine *engine) {
+  size_t taps = (size_t)stage_depth(&engine->stage) + stage_begins(&engine->stage);
+  return device_act_bytes(engine->device, (size_t)engine->capacity * taps * (size_t)engine->source.cols);
+}
+
+static void describe(struct stage_run *run, const struct options *options, const struct token_file *data,
+                     struct rehearsal *out) {
   const struct step_plan *plan = &run->plan;
   const struct engine *engine = &run->engine;
   double squares = 0;
@@ -154,6 +161,7 @@ static void describe(struct stage_run *run, const struct token_file *data, struc
   out->hidden_message = tokens * engine->backbone.config.hidden * (double)out->act_size;
   out->side_message = tokens * engine->side.layout.shape.width * (double)out->act_size;
   memcpy(out->memory, engine->device->allocated, sizeof out->memory);
+  if (options->taps) out->memory[MEMORY_TAPS] += store_bytes(engine);
 }
 
 int rehearse(const struct options *options, const struct rehearsal_place *place, struct rehearsal *out) {
@@ -162,7 +170,7 @@ int rehearse(const struct options *options, const struct rehearsal_place *place,
   int status;
   TRY_GOTO(status, cleanup, open_run(&run, options, place));
   TRY_GOTO(status, cleanup, run_step(&run, place->data, place->replicas, out));
-  describe(&run, place->data, out);
+  describe(&run, options, place->data, out);
 cleanup:
   close_run(&run);
   if (status != OK) rehearsal_free(out);
