@@ -152,11 +152,12 @@ static void remove_checkpoint(const struct run_folder *run, int64_t step) {
   free(path);
 }
 
-static int remove_old(const struct run_folder *run, int64_t best) {
+/* A damaged checkpoint of a later step, which a run that goes on has passed over, counts as newer. */
+static int remove_old(const struct run_folder *run, const struct checkpoint_state *state) {
   struct steps steps;
   int status = list_steps(run, &steps);
   for (size_t i = (size_t)run->keep; status == OK && i < steps.count; i++)
-    if (steps.values[i] != best) remove_checkpoint(run, steps.values[i]);
+    if (steps.values[i] != state->best_step && steps.values[i] != state->step) remove_checkpoint(run, steps.values[i]);
   free(steps.values);
   return status;
 }
@@ -174,7 +175,7 @@ int run_folder_save(const struct run_folder *run, const struct checkpoint_state 
   free(path);
   TRY(status);
   TRY(run_folder_link(run, state));
-  return remove_old(run, state->best_step);
+  return remove_old(run, state);
 }
 
 static int remove_temporary(void *context, const char *name) {
