@@ -405,9 +405,17 @@ int lanes_run(struct lanes *lanes, const struct lanes_pass *pass) {
   return OK;
 }
 
+/* Where both lanes run at a time the host sees no wait in which there would be time: the backbone lane is given work for all
+ * its slots now, so that it has some while the side lane ends its step. */
+static int fill_slots(struct lanes *lanes) {
+  for (bool ran = true; ran;) TRY(make_taps(lanes, &ran));
+  return OK;
+}
+
 int lanes_wait(struct lanes *lanes, struct transport *transport) {
   struct comm_waiting waiting = {0};
   bool ready;
+  if (lanes->device->lanes_overlap) TRY(fill_slots(lanes));
   for (;;) {
     TRY(transport_ready(transport, &ready));
     if (ready) break;
