@@ -12,6 +12,7 @@ static const double ask_again = 60;                   /* seconds between two que
 
 static struct {
   double end;     /* Unix time; 0: no limit is known */
+  double given;   /* the end by --time-limit, which no other moves; 0: none */
   bool asks;      /* the end is Slurm's and may be moved */
   double asked;   /* clock_seconds() at the last question whether it was; 0: none yet */
   double began;   /* clock_seconds() at the last call of time_limit_near(); 0: none yet */
@@ -58,7 +59,8 @@ void time_limit_start(double minutes) {
   double now = (double)time(NULL);
   limit.end = end_of_slurm_job();
   limit.asks = minutes <= 0 || (limit.end > 0 && limit.end < now + 60 * minutes);
-  if (!limit.asks) limit.end = now + 60 * minutes;
+  limit.given = minutes > 0 ? now + 60 * minutes : 0;
+  if (!limit.asks) limit.end = limit.given;
   if (limit.end == 0) return;
   char left[24];
   clock_format(limit.end - now, left);
@@ -75,6 +77,7 @@ static void look_again(double now) {
   if (!limit.asks || (limit.asked > 0 && now - limit.asked < ask_again)) return;
   limit.asked = now;
   double end = ask_slurm();
+  if (limit.given > 0 && end > limit.given) end = limit.given;
   if (end > limit.end) limit.end = end;
 }
 
