@@ -114,8 +114,8 @@ static struct hardware this_cpu(int threads, int ranks) {
 int machine_here(struct machine *out, const struct options *options, const struct comm *comm) {
   struct device *device;
   int threads = options->threads > 0 ? (int)options->threads : threads_of_rank(comm->local_size);
-  *out =
-      (struct machine){.nodes = (comm->size + comm->local_size - 1) / comm->local_size, .per_node = comm->local_size};
+  int per_node = comm->size % comm->local_size == 0 ? comm->local_size : 1; /* not as many on every node: as if alone */
+  *out = (struct machine){.nodes = comm->size / per_node, .per_node = per_node};
   TRY(device_open(&device, &(struct device_options){.name = options->device,
                                                     .cpu_isa = options->cpu_isa,
                                                     .act = options->act,
