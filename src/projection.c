@@ -69,7 +69,8 @@ int projection_set(struct projection *projection, const float *frozen) {
   struct projection *p = projection;
   size_t total = total_floats(p), first = (size_t)p->backbone->stage.first * p->floats;
   TRY(device_upload(p->device, p->master, frozen + first, total * sizeof *p->master));
-  return device_to_act(p->device, &(struct to_act_args){.y = p->weights, .x = p->master, .count = total});
+  TRY(device_to_act(p->device, &(struct to_act_args){.y = p->weights, .x = p->master, .count = total}));
+  return device_synchronize(p->device); /* the other lane reads them */
 }
 
 int projection_run(struct projection *projection, int i, void *y, const void *x, int rows) {
