@@ -198,10 +198,9 @@ static int solve_modules(struct pass *pass, int first, int count, union number *
 }
 
 static int solve_pass(struct pass *pass, float *out) {
-  union number *numbers;
+  union number *numbers = NULL;
   int ranks = pass->comm->size;
-  TRY(memory_array(&numbers, 2 * pass->numbers, sizeof *numbers));
-  int status = OK;
+  int status = comm_agree(pass->comm, memory_array(&numbers, 2 * pass->numbers, sizeof *numbers));
   for (int first = pass->first; status == OK && first < pass->end; first += ranks)
     status = solve_modules(pass, first, pass->end - first < ranks ? pass->end - first : ranks, numbers, out);
   free(numbers);
