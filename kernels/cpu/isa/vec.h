@@ -24,6 +24,7 @@ enum { LANES = 4 };
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t vec_int __attribute__((vector_size(4 * LANES)));
+typedef uint32_t vec_bits __attribute__((vector_size(4 * LANES))); /**< wraps around, also on a tail's leftovers */
 
 static inline vec vec_load(const float *from) {
   vec v;
@@ -150,7 +151,7 @@ static inline vec vec_exp(vec x) {
   x = vec_min(vec_set(EXP_HIGHEST), vec_max(vec_set(EXP_LOWEST), x));
   vec shifted = x * EXP_LOG2E + EXP_ROUND, n = shifted - EXP_ROUND;
   vec r = (x - n * EXP_LN2_A) - n * EXP_LN2_B, y = EXP_TERMS(r);
-  return (vec)((vec_int)y + ((vec_int)shifted << 23));
+  return (vec)((vec_bits)y + ((vec_bits)shifted << 23));
 }
 
 static inline vec vec_sigmoid(vec x) {
@@ -174,7 +175,7 @@ static inline vec vec_exp2(vec x) {
 #if defined(__AVX512F__)
   return _mm512_scalef_ps(y, n);
 #else
-  return (vec)((vec_int)y + ((vec_int)shifted << 23));
+  return (vec)((vec_bits)y + ((vec_bits)shifted << 23));
 #endif
 }
 
