@@ -5,6 +5,10 @@
 # RUN timeout=300 device=cuda
 if ((MOST_RANKS < 3)); then echo "needs 3 ranks" && exit 77; fi
 . tests/tiny_run.sh
+if ((${TIME_FACTOR:-1} > 1)); then
+  echo "skipped: what it preloads must not come before a sanitizer's library"
+  exit 77
+fi
 make_tiny
 read -ra options <<<"$(tiny_options) --save-every 0 --eval-every 0 --comm-timeout 5 --threads 1 --device $DEVICE"
 

@@ -2,6 +2,7 @@
 # bench-step on a tiny model, alone and as two ranks: every phase has a row, the phases make up the step, JSON agrees.
 # RUN timeout=120
 . tests/tiny_run.sh
+export ASAN_OPTIONS=${ASAN_OPTIONS:-}:detect_leaks=0 # oneDNN's, the ceiling's
 make_tiny
 bench=$BUILD/bench-step
 options=(--backbone "$work/b.h5" --data "$work/t.h5" --reduction-factor 3 --global-batch 12 --micro-batch-tokens 96 --steps 8 --threads 1)
