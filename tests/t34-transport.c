@@ -53,11 +53,9 @@ static int get(const void *values, size_t i, enum element element) {
 }
 
 static void *shared(size_t count, enum element element) {
-  void *values;
-  if (shared_array(&values, count, element_size(element)) != OK) {
-    CHECK(!"memory");
-    exit(1);
-  }
+  void *values = NULL;
+  CHECK_OK(shared_array(&values, count, element_size(element)));
+  if (!values) exit(check_result());
   return values;
 }
 

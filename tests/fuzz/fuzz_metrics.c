@@ -21,7 +21,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   if (ftruncate(descriptor, 0) != 0 || pwrite(descriptor, data, size, 0) != (ssize_t)size) return 0;
   struct report_run run = {.path = "run"};
   struct buffer page = {0};
-  if (metrics_read(path, &run.log) == OK) report_page(&run, 1, &(struct buffer){0}, &page);
+  if (metrics_read(path, &run.log) == OK) report_page(&run, 1, &(struct buffer){0}, &(struct buffer){0}, &page);
   buffer_free(&page);
   metrics_log_free(&run.log);
   return 0;
