@@ -56,7 +56,7 @@ SAN_thread := # OpenMP's barriers are invisible to ThreadSanitizer: it sees the 
 KERNEL_SAN_address := $(SAN_address)
 KERNEL_SAN_thread := -fsanitize=thread
 BASE_CFLAGS = -std=c11 -D_GNU_SOURCE -O3 -g -fopenmp -MMD -MP $(WARNINGS) -Isrc -I. \
-  $(MPI_CFLAGS) $(HDF5_CFLAGS) $(OTHER_CFLAGS) $(SAN_$(SAN))
+  $(MPI_CFLAGS) $(HDF5_CFLAGS) $(OTHER_CFLAGS) $(SAN_$(SAN)) $(CUDA_CFLAGS)
 LIBS = $(MPI_LIBS) $(HDF5_LIBS) $(OTHER_LIBS) $(if $(WITH_CUDA),$(CUDA_LIBS)) -lm
 
 # kernels/cpu/isa/ is compiled once for each instruction set; the device chooses when it opens.
@@ -95,13 +95,13 @@ $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(BASE_CFLAGS) $(CFLAGS) -c -o $@ $<
 
-$(CUDA_TABLES:%=$(BUILD)/%.o): CFLAGS += $(if $(WITH_CUDA),$(CUDA_DEFINES) -isystem $(CUDA_HOME)/include)
+$(CUDA_TABLES:%=$(BUILD)/%.o): CUDA_CFLAGS = $(if $(WITH_CUDA),$(CUDA_DEFINES) -isystem $(CUDA_HOME)/include)
 $(CUDA_TABLES:%=$(BUILD)/%.o): $(BUILD)/with-cuda-$(or $(WITH_CUDA),0)
 $(BUILD)/with-cuda-%:
 	@mkdir -p $(@D)
 	$(Q)rm -f $(BUILD)/with-cuda-* && touch $@
 
-$(CUDA_SOURCES:%.c=$(BUILD)/%.o): CFLAGS += -isystem $(CUDA_HOME)/include
+$(CUDA_SOURCES:%.c=$(BUILD)/%.o): CUDA_CFLAGS = -isystem $(CUDA_HOME)/include
 
 $(CUDA_KERNELS:%.cu=$(BUILD)/%.cu.o): $(BUILD)/cuda-archs-$(subst $() $(),-,$(strip $(if $(WITH_CUDA),$(CUDA_ARCHS))))
 $(BUILD)/cuda-archs-%:
