@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # How far a plan for this machine is from a run on it: bench-kernels calibrates, plan says what training SmolLM2-135M will
 # take, training is measured, and the two are compared. Rows of 512 tokens, every token with a label, micro-batches of 2,048
-# tokens; one rank on one core, one on all cores, and a rank on each core, calibrated by as many copies of bench-kernels. Writes a table and JSON under benchmarks/results and prints the table;
-# fails where a plan is further off than LIMIT.
+# tokens; one rank on one core, one on all cores, and a rank on each core, calibrated by as many copies of bench-kernels.
+# Writes a table and JSON under benchmarks/results and prints the table; fails where a plan is further off than LIMIT.
 #
 #   BUILD=FOLDER     where the program is (build)
 #   STEPS            steps of each run (8); the first 2 are not counted, the median of the rest is
@@ -22,7 +22,6 @@ LIMIT=${LIMIT:-15}
 CLOCK=${CLOCK:-wall}
 cores=$(nproc)
 SHAPES=${SHAPES:-$(if ((cores > 1)); then echo "1x1 1x$cores ${cores}x1"; else echo 1x1; fi)}
-LENGTH=512
 ROWS=16 # a step
 RESULT=benchmarks/results/plan-accuracy-$(date -u +%Y-%m-%dT%H%M)
 if [[ $CLOCK == own && $SHAPES != 1x1 ]]; then
@@ -31,23 +30,7 @@ if [[ $CLOCK == own && $SHAPES != 1x1 ]]; then
 fi
 mkdir -p "$WORK" benchmarks/results
 
-make_rows() { # COUNT
-  awk -v count="$1" -v len="$LENGTH" 'BEGIN {
-    srand(1)
-    for (row = 0; row < count; row++) {
-      ids = ""
-      for (i = 0; i < len; i++) ids = ids (i ? "," : "") 100 + int(rand() * 40000)
-      printf "{\"input_ids\":[%s],\"labels\":[%s]}\n", ids, ids
-    }
-  }'
-}
-
-prepare() {
-  [[ -e $WORK/rows.h5 ]] && return
-  "$QST" quantize --quiet --model "$(benchmarks/demo/get_model.sh)" --out "$WORK/backbone.h5"
-  make_rows $((ROWS * 4)) >"$WORK/rows.jsonl"
-  "$QST" tokenize --quiet --backbone "$WORK/backbone.h5" --in "$WORK/rows.jsonl" --out "$WORK/rows.h5"
-}
+. benchmarks/smollm2.sh
 
 options=(--backbone "$WORK/backbone.h5" --data "$WORK/rows.h5" --global-batch "$ROWS" --micro-batch-tokens 2048)
 

@@ -2,8 +2,8 @@
 
 /* A micro-batch is back after P − p forward passes of 1F1B, and one more keeps a stage busy while messages travel. While the
  * side lane drains at the end of a step, the backbone lane fills slots, about half as many as there are stages. With these
- * numbers the slowest of 4 stages idles for less than 0.5 % of a step of 8 micro-batches, whatever share of the time the
- * side lane takes (tests/t48-bubble.c). */
+ * numbers the slowest of 4 stages idles for at most 0.5 % of a step of 8 equal micro-batches in the shapes that
+ * tests/t48-bubble.c simulates; with fewer micro-batches, or more stages, for several percent. */
 struct pipeline pipeline_make(int stages, int stage, bool training, bool lanes_overlap) {
   struct pipeline pipeline = {.stages = stages, .stage = stage, .slots = lanes_overlap ? 2 : 1, .frames = 1};
   if (stages == 1) return pipeline;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "io/gguf.h"
 #include "io/gguf_model.h"
 #include "io/model_source_internal.h"
@@ -95,17 +96,12 @@ static int read_permuted(const struct gguf *file, const struct gguf_tensor *tens
   return status;
 }
 
-static bool ends_with(const char *text, const char *end) {
-  size_t length = strlen(text), end_length = strlen(end);
-  return length >= end_length && strcmp(text + length - end_length, end) == 0;
-}
-
 static int model_read(struct model_source *source, const char *name, int64_t first, int64_t count, float *out) {
   const struct gguf_model *model = source->state;
   const struct gguf_tensor *tensor = find(source, name);
   if (!tensor) return fail(ERR_INTERNAL, "tensor \"%s\" was there when the model was opened", name);
   if (tensor->rank == 1) return read_vector(model->file, tensor, first, count, out);
-  if (model->permuted && (ends_with(name, "q_proj.weight") || ends_with(name, "k_proj.weight")))
+  if (model->permuted && (text_ends_with(name, "q_proj.weight") || text_ends_with(name, "k_proj.weight")))
     return read_permuted(model->file, tensor, source->config.head_dim, first, count, out);
   return gguf_read(model->file, tensor, first, count, out);
 }

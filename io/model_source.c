@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "io/backbone_file.h"
 #include "io/model_source_internal.h"
 
@@ -91,16 +92,11 @@ static int check_tensors(struct model_source *source) {
   return OK;
 }
 
-static bool ends_with(const char *text, const char *end) {
-  size_t length = strlen(text), end_length = strlen(end);
-  return length >= end_length && strcmp(text + length - end_length, end) == 0;
-}
-
 static int open_kind(struct model_source *source) {
   struct stat about;
   if (stat(source->path, &about) != 0) return fail(ERR_INPUT, "%s: %s", source->path, strerror(errno));
   if (S_ISDIR(about.st_mode)) return model_folder_open(source);
-  if (ends_with(source->path, ".gguf")) return model_gguf_open(source);
+  if (text_ends_with(source->path, ".gguf")) return model_gguf_open(source);
   return fail(ERR_INPUT, "%s: give a folder with config.json and safetensors, or a .gguf file", source->path);
 }
 

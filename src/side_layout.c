@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/random.h"
+#include "base/text.h"
 #include "principal.h"
 
 /* ---- shape ---------------------------------------------------------------------------------------------- */
@@ -215,14 +216,9 @@ static void set_all(float *values, size_t count, float value) {
   for (size_t i = 0; i < count; i++) values[i] = value;
 }
 
-static bool ends_with(const char *text, const char *end) {
-  size_t length = strlen(text), tail = strlen(end);
-  return length >= tail && strcmp(text + length - tail, end) == 0;
-}
-
 static void initialize_vector(const struct side_tensor *tensor, float *values) {
   bool is_gate = strncmp(tensor->name, "model.z.", 8) == 0;
-  bool is_bias = ends_with(tensor->name, ".bias");
+  bool is_bias = text_ends_with(tensor->name, ".bias");
   set_all(values, side_tensor_size(tensor), is_gate ? 0.5f : is_bias ? 0.0f : 1.0f);
 }
 

@@ -1,10 +1,7 @@
 #include "comm/nccl/library.h"
 
-#include <dlfcn.h>
-#include <stdio.h>
-#include <string.h>
-
 #include "base/error.h"
+#include "base/library.h"
 
 /* What is passed on: result, name, parameters, arguments. */
 #define FUNCTIONS(X)                                                                                                  \
@@ -51,22 +48,15 @@ static struct {
 FUNCTIONS(PASS_ON)
 #undef PASS_ON
 
-static int find(void *slot, const char *name) {
-  void *function = dlsym(loaded.library, name);
-  memcpy(slot, &function, sizeof function);
-  return function ? OK : fail(ERR_SYSTEM, "nccl: %s", dlerror());
-}
-
-int nccl_load(void) {
-  if (loaded.library) return OK;
-  char name[64];
-  snprintf(name, sizeof name, "libnccl.so.%d", NCCL_MAJOR);
-  loaded.library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-  if (!loaded.library)
-    return fail(ERR_SYSTEM, "nccl: %s: several GPUs need NCCL %d: install it or add its folder to LD_LIBRARY_PATH",
-                dlerror(), NCCL_MAJOR);
-#define FIND(result, name, parameters, arguments) TRY(find(&loaded.name, #name));
+static int load(void) {
+  TRY(library_open(&loaded.library, "nccl", NCCL_MAJOR,
+                   "several GPUs need it: install NCCL or add its folder to LD_LIBRARY_PATH"));
+#define FIND(result, name, parameters, arguments) TRY(library_find(loaded.library, #name, &loaded.name));
   FUNCTIONS(FIND)
 #undef FIND
   return OK;
+}
+
+int nccl_load(void) {
+  return loaded.library ? OK : fail_at(load(), "nccl");
 }

@@ -1,10 +1,7 @@
 #include "kernels/cuda/cublaslt.h"
 
-#include <dlfcn.h>
-#include <stdio.h>
-#include <string.h>
-
 #include "base/error.h"
+#include "base/library.h"
 
 /* What is passed on: name, parameters, arguments. */
 #define FUNCTIONS(X)                                                                                                  \
@@ -49,21 +46,15 @@ static struct {
 FUNCTIONS(PASS_ON)
 #undef PASS_ON
 
-static int find(void *slot, const char *name) {
-  void *function = dlsym(loaded.library, name);
-  memcpy(slot, &function, sizeof function);
-  return function ? OK : fail(ERR_SYSTEM, "cuda: %s", dlerror());
-}
-
-int cublaslt_load(void) {
-  if (loaded.library) return OK;
-  char name[64];
-  snprintf(name, sizeof name, "libcublasLt.so.%d", CUBLAS_VER_MAJOR);
-  loaded.library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-  if (!loaded.library)
-    return fail(ERR_SYSTEM, "cuda: %s: install CUDA's libraries or add their folder to LD_LIBRARY_PATH", dlerror());
-#define FIND(name, parameters, arguments) TRY(find(&loaded.name, #name));
+static int load(void) {
+  TRY(library_open(&loaded.library, "cublasLt", CUBLAS_VER_MAJOR,
+                   "install CUDA's libraries or add their folder to LD_LIBRARY_PATH"));
+#define FIND(name, parameters, arguments) TRY(library_find(loaded.library, #name, &loaded.name));
   FUNCTIONS(FIND)
 #undef FIND
   return OK;
+}
+
+int cublaslt_load(void) {
+  return loaded.library ? OK : fail_at(load(), "cuda");
 }

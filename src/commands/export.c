@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/text.h"
 #include "commands/commands.h"
 #include "io/checkpoint.h"
 
@@ -46,11 +47,6 @@ static int add_tensor(void *context, const char *name, int64_t rows, int64_t col
   return memory_array(&tensor->data, (size_t)numbers, sizeof *tensor->data);
 }
 
-static bool ends_with(const char *text, const char *end) {
-  size_t size = strlen(text), end_size = strlen(end);
-  return size > end_size && strcmp(text + size - end_size, end) == 0;
-}
-
 /* What a run was about when it saved says nothing of the side network alone. */
 static struct checkpoint_state without_run(const struct checkpoint_state *state) {
   struct checkpoint_state side = *state;
@@ -67,8 +63,8 @@ static int convert(struct checkpoint *source, const char *out) {
   if (status == OK && side.count == 0) status = fail(ERR_INPUT, "the side network has no tensors");
   if (status == OK) status = checkpoint_read(source, side.tensors, side.count);
   if (status == OK)
-    status = ends_with(out, ".h5") ? checkpoint_write(out, &state, side.tensors, side.count)
-                                   : safetensors_write(out, &state, side.tensors, side.count);
+    status = text_ends_with(out, ".h5") ? checkpoint_write(out, &state, side.tensors, side.count)
+                                        : safetensors_write(out, &state, side.tensors, side.count);
   if (status == OK)
     log_note("export    %s: step %lld, %d tensors, %lld parameters in fp32", out, (long long)state.step, side.count,
              (long long)side.numbers);
@@ -77,7 +73,7 @@ static int convert(struct checkpoint *source, const char *out) {
 }
 
 static int run(const struct options *options) {
-  if (!ends_with(options->out, ".h5") && !ends_with(options->out, ".safetensors"))
+  if (!text_ends_with(options->out, ".h5") && !text_ends_with(options->out, ".safetensors"))
     return fail(ERR_USAGE, "--out %s: its name must end in .safetensors or .h5, which says the format", options->out);
   struct checkpoint *source;
   TRY(checkpoint_open(&source, options->side));

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "commands/commands.h"
 #include "report_page.h"
 #include "report_timeline.h"
@@ -20,15 +21,10 @@ static int read_run(const char *path, struct report_run *run) {
   return status;
 }
 
-static bool ends_with(const char *text, const char *end) {
-  size_t size = strlen(text), end_size = strlen(end);
-  return size > end_size && strcmp(text + size - end_size, end) == 0;
-}
-
 /* The page's name without ".html", its folder made: what --out says, else "report" in the first run's folder. */
 static int choose_place(const struct options *options, struct buffer *base) {
   const char *out = options->out;
-  if (out && ends_with(out, ".html")) return buffer_append(base, out, strlen(out) - strlen(".html"));
+  if (out && text_ends_with(out, ".html")) return buffer_append(base, out, strlen(out) - strlen(".html"));
   if (!out) out = options->arguments[0];
   TRY(file_make_folder(out));
   return buffer_print(base, "%s/report", out);
