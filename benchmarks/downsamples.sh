@@ -4,7 +4,7 @@
 # that a token takes in the tap store. Also what int8 taps cost. Prints a table and writes it under benchmarks/results.
 # `make demo` comes first.
 #
-#   STEPS    of each run (60)
+#   STEPS    of each run (60), of 16 rows; text is cut into rows of at most 128 tokens
 #   RATE     learning rate (3e-3)
 #   KINDS    of downsample (adapter lora pca maxpool avgpool)
 set -euo pipefail
@@ -15,6 +15,9 @@ QST=$BUILD/qst-mpi
 DEMO=$BUILD/demo
 WORK=$BUILD/downsamples
 STEPS=${STEPS:-60}
+RANKS=$(nproc)
+mpirun=(mpirun --bind-to core --map-by core -n "$RANKS")
+if [[ $(id -u) == 0 ]]; then mpirun+=(--allow-run-as-root); fi
 RATE=${RATE:-3e-3}
 read -ra kinds <<<"${KINDS:-adapter lora pca maxpool avgpool}"
 RESULT=benchmarks/results/downsamples-$(date -u +%Y-%m-%dT%H%M).md
@@ -40,7 +43,8 @@ for name, wanted in (("train", lambda i: i % 10), ("eval", lambda i: i % 10 == 0
 PYTHON
   local part
   for part in train eval; do
-    "$QST" tokenize --quiet --backbone "$DEMO/backbone.h5" --in "$WORK/text-$part.jsonl" --out "$WORK/text-$part.h5"
+    "$QST" tokenize --quiet --backbone "$DEMO/backbone.h5" --in "$WORK/text-$part.jsonl" \
+      --max-tokens 128 --out "$WORK/text-$part.h5"
   done
 }
 
@@ -50,8 +54,8 @@ train() {
   if [[ $1 == text ]]; then data=$WORK/text-train.h5 eval=$WORK/text-eval.h5; fi
   shift
   rm -rf "$WORK/run"
-  "$QST" train --quiet --backbone "$DEMO/backbone.h5" --data "$data" --eval-data "$eval" --out "$WORK/run" \
-    --taps "$WORK/store" --steps "$STEPS" --lr "$RATE" --save-every 0 "$@"
+  "${mpirun[@]}" "$QST" train --quiet --backbone "$DEMO/backbone.h5" --data "$data" --eval-data "$eval" --out "$WORK/run" \
+    --taps "$WORK/store" --steps "$STEPS" --lr "$RATE" --micro-batch-tokens 512 --save-every 0 "$@" >&2
 }
 
 # Of the last step: the run's clock stops before the evaluation at its end.
@@ -76,7 +80,7 @@ row() {
 
 make_text
 {
-  echo "SmolLM2-135M-Instruct, $STEPS steps of 16 rows, learning rate $RATE, one rank; losses in nats a label token,"
+  echo "SmolLM2-135M-Instruct, $STEPS steps of 16 rows, learning rate $RATE, $RANKS ranks; losses in nats a label token,"
   echo "$(sed -nE 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), commit $(git rev-parse --short HEAD)"
   echo
   echo "| data | downsample | evaluation loss | live s | replayed s | bytes of taps a token |"

@@ -14,7 +14,10 @@
 #   STEPS, ROUNDS       of each run (6, of which the first 2 are not counted); how often (2)
 #   BACKBONE, DATA      a model and rows (SmolLM2-135M, rows of 512 tokens, all with labels)
 #   MPIRUN_OPTIONS      where mpirun puts ranks (--bind-to core --map-by core)
-#   EFFICIENCY, BEHIND  goals in percent: of 2 ranks in weak scaling at least (92), of 2 stages behind 2 replicas at most (8)
+#   SHARE               percent of a core that each rank may use (all of one). With less, more ranks than there are cores run
+#                       like as many slower machines, each held to its share by a control group of its own; needs root
+#   EFFICIENCY, BEHIND, BUBBLE   goals in percent: of 2 ranks in weak scaling at least (92), of 2 stages behind 2 replicas at
+#                       most (8), of the time that the busiest of 3 or more stages idles in weak scaling at most (3)
 set -euo pipefail
 shopt -s inherit_errexit
 if [[ -e $(dirname "$0")/smollm2.sh ]]; then cd "$(dirname "$0")/.."; fi # sbatch runs a copy, where it was submitted
@@ -33,6 +36,22 @@ powers() { # MOST
   for ((n = 1; n <= $1; n *= 2)); do echo -n "$n "; done
 }
 
+# A control group, of either version, for share_of_core.sh.
+prepare_group() {
+  local top=/sys/fs/cgroup
+  if [[ -d $top/cpu ]]; then top+=/cpu; fi
+  group=$top/qst-scaling-$$
+  if ! mkdir "$group" 2>/dev/null; then
+    echo "SHARE=$SHARE: no control group can be made in $top: run as root, with cgroups mounted" >&2
+    exit 2
+  fi
+  trap 'rmdir "$group"/rank-* "$group"' EXIT
+  if [[ -e $group/cgroup.subtree_control ]]; then
+    echo +cpu >"$top/cgroup.subtree_control"
+    echo +cpu >"$group/cgroup.subtree_control"
+  fi
+}
+
 # launch RANKS COMMAND...: a core (or what Slurm gives a task) for each rank and no more
 launch() {
   local ranks=$1
@@ -43,6 +62,10 @@ launch() {
     local root=()
     if [[ $(id -u) == 0 ]]; then root=(--allow-run-as-root); fi
     local where=(--bind-to core --map-by core)
+    if [[ ${SHARE:-} ]]; then
+      where=(--oversubscribe --bind-to none)
+      set -- benchmarks/share_of_core.sh "$group" "$SHARE" "$@"
+    fi
     if [[ ${MPIRUN_OPTIONS:-} ]]; then read -ra where <<<"$MPIRUN_OPTIONS"; fi
     mpirun "${root[@]}" "${where[@]}" -n "$ranks" "$@"
   fi
@@ -109,27 +132,29 @@ summarize() {
 # table NAME-OF-THE-RESULT: of summarize
 table() {
   awk -v json="$1.json" -v plot="$1.dat" -v efficiency="${EFFICIENCY:-92}" -v behind="${BEHIND:-8}" \
+    -v bubble="${BUBBLE:-3}" -v percent="${SHARE:-100}" \
     -v processor="$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)" -v host="$(uname -n)" \
     -v commit="$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" -v load="$(cut -d ' ' -f 1 /proc/loadavg)" \
     -v mpi="$(mpirun --version 2>/dev/null | head -n 1)" '
     BEGIN {
-      printf "%s, %s, commit %s, load %s at the end\n\n", processor, mpi, commit, load
+      printf "%s%s, %s, commit %s, load %s at the end\n\n", processor, percent < 100 ? ", each rank held to " percent " % of a core" : "", mpi, commit, load
       print "| scaling | ranks | replicas x stages | rows a step | tokens/s | efficiency | idle | MB a rank |"
       print "|---|---|---|---|---|---|---|---|"
-      printf "{\"benchmark\": \"scaling\", \"processor\": \"%s\", \"host\": \"%s\", \"mpi\": \"%s\", \"commit\": \"%s\", \"load\": %s, \"points\": [",
-        processor, host, mpi, commit, load >json
+      printf "{\"benchmark\": \"scaling\", \"processor\": \"%s\", \"host\": \"%s\", \"mpi\": \"%s\", \"commit\": \"%s\", \"load\": %s, \"percent_of_core\": %d, \"points\": [",
+        processor, host, mpi, commit, load, percent >json
     }
     $1 == "different" { different = 1; next }
     {
       if (!($1 in one)) one[$1] = $5 / $2
-      share = $5 / $2 / one[$1]
+      efficient = $5 / $2 / one[$1]
       speed[$1, $2, $3] = $5
-      part[$1, $2, $3] = share
-      printf "| %s | %d | %d x %d | %d | %.0f | %.1f %% | %s | %.0f |\n", $1, $2, $2 / $3, $3, $4, $5, 100 * share,
+      part[$1, $2, $3] = efficient
+      if ($1 == "weak" && $3 > deepest && $3 > 2) { deepest = $3; waits = 100 * $6 }
+      printf "| %s | %d | %d x %d | %d | %.0f | %.1f %% | %s | %.0f |\n", $1, $2, $2 / $3, $3, $4, $5, 100 * efficient,
         $6 == "null" ? "-" : sprintf("%.1f %%", 100 * $6), $7 / 1e6
       printf "%s\n {\"scaling\": \"%s\", \"ranks\": %d, \"stages\": %d, \"rows\": %d, \"tokens_per_second\": %.1f, \"efficiency\": %.4f, \"idle\": %s, \"rank_bytes\": %.0f}",
-        (count++ ? "," : ""), $1, $2, $3, $4, $5, share, $6, $7 >json
-      printf "%s-%d-stages %d %.2f\n", $1, $3, $2, 100 * share >plot
+        (count++ ? "," : ""), $1, $2, $3, $4, $5, efficient, $6, $7 >json
+      printf "%s-%d-stages %d %.2f\n", $1, $3, $2, 100 * efficient >plot
     }
     function judge(what, good) { printf "%s: %s\n", what, good ? "PASS" : "FAIL"; if (!good) failed = 1 }
     END {
@@ -142,6 +167,8 @@ table() {
         late = 100 * (1 - speed["weak", 2, 2] / speed["weak", 2, 1])
         judge(sprintf("2 stages: %.1f %% behind 2 replicas (goal %s)", late, behind), late <= behind)
       }
+      if (deepest)
+        judge(sprintf("%d stages: the busiest idles for %.1f %% of the time (goal %s)", deepest, waits, bubble), waits <= bubble)
       print failed || !count ? "FAIL" : "PASS"
       exit failed || !count
     }'
@@ -166,6 +193,7 @@ if [[ ${1:-} == table ]]; then
   folders=("${@:3}")
 else
   if [[ ! ${BACKBONE:-} ]]; then prepare; fi
+  if [[ ${SHARE:-} ]]; then prepare_group; fi
   RANKS=${RANKS:-$(powers "${SLURM_NTASKS:-$(nproc)}")}
   run_all "$@"
 fi

@@ -34,3 +34,15 @@ grep -q '(goal 201): FAIL' "$work/out" || die "the goal is not named: $(cat "$wo
 sed -i 's/"loss":[0-9]/"loss":9/' "$work/runs/strong-2x2-1/metrics.jsonl"
 BEHIND=100 EFFICIENCY=0 again loss 1
 grep -q 'grids: FAIL' "$work/out" || die "a different loss passed: $(cat "$work/out")"
+
+# Three ranks, each like a machine with a part of a core; where control groups cannot be made, a line says so.
+status=0
+SHARE=40 RANKS=3 STAGES=3 BUBBLE=100 RESULT=$work/share benchmarks/scaling.sh "${tiny[@]}" >"$work/out" 2>"$work/errors" || status=$?
+if grep -q 'no control group can be made' "$work/errors"; then
+  [[ $status == 2 && $(wc -l <"$work/errors") == 1 ]] || die "status $status: $(cat "$work/errors")"
+else
+  grep -qE '^3 stages: the busiest idles for [0-9.]+ % of the time \(goal 100\): PASS$' "$work/out" ||
+    die "status $status: $(cat "$work/out" "$work/errors")"
+  grep -q '"percent_of_core": 40,' "$work/share.json" || die "the share is not on file"
+  [[ -z $(find /sys/fs/cgroup -name 'qst-scaling-*') ]] || die "control groups are left"
+fi
