@@ -88,8 +88,13 @@ run_all() {
     for ranks in $RANKS; do
       for stages in $STAGES; do
         if ((ranks % stages || stages > ranks)); then continue; fi
-        run weak "$ranks" "$stages" $((ROWS * ranks)) $round "$@"
         run strong "$ranks" "$stages" $((ROWS * most)) $round "$@"
+        if ((ranks != most)); then
+          run weak "$ranks" "$stages" $((ROWS * ranks)) $round "$@"
+        else # the same run
+          ln -sfn "strong-${ranks}x$stages-$round" "$WORK/weak-${ranks}x$stages-$round"
+          folders+=("$WORK/weak-${ranks}x$stages-$round")
+        fi
       done
     done
   done

@@ -36,6 +36,8 @@ BEHIND=100 EFFICIENCY=0 again loss 1
 grep -q 'grids: FAIL' "$work/out" || die "a different loss passed: $(cat "$work/out")"
 
 # Three ranks, each like a machine with a part of a core; where control groups cannot be made, a line says so.
+groups() { find /sys/fs/cgroup -name 'qst-scaling-*' | sort; }
+before=$(groups)
 status=0
 SHARE=40 RANKS=3 STAGES=3 BUBBLE=100 RESULT=$work/share benchmarks/scaling.sh "${tiny[@]}" >"$work/out" 2>"$work/errors" || status=$?
 if grep -q 'no control group can be made' "$work/errors"; then
@@ -44,5 +46,5 @@ else
   grep -qE '^3 stages: the busiest idles for [0-9.]+ % of the time \(goal 100\): PASS$' "$work/out" ||
     die "status $status: $(cat "$work/out" "$work/errors")"
   grep -q '"percent_of_core": 40,' "$work/share.json" || die "the share is not on file"
-  [[ -z $(find /sys/fs/cgroup -name 'qst-scaling-*') ]] || die "control groups are left"
+  [[ $(groups) == "$before" ]] || die "control groups are left"
 fi

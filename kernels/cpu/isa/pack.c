@@ -84,20 +84,24 @@ struct source {
   enum dtype type;
   const struct matrix *matrix; /**< 4-bit */
   size_t element;              /**< of the matrix */
+  size_t ahead;                /**< bytes from `data` to the column that the same lane packs next */
 };
 
 static struct source find_column(const struct multiply *task, int column) {
   if (column >= task->n) return (struct source){0};
   if (!task->part_count) {
-    const char *data = (const char *)task->b.data + column * task->b.row_stride * dtype_size(task->b.type);
-    return (struct source){.data = data, .type = task->b.type};
+    size_t stride = task->b.row_stride * dtype_size(task->b.type);
+    const char *data = (const char *)task->b.data + column * stride;
+    return (struct source){.data = data, .type = task->b.type, .ahead = LANES * stride};
   }
   int part = 0;
   while (column >= task->parts[part]->rows) column -= task->parts[part++]->rows;
   const struct matrix *matrix = task->parts[part];
   size_t element = (size_t)column * matrix->cols;
   if (matrix->format == WEIGHT_BF16)
-    return (struct source){.data = (const bf16 *)matrix->codes + element, .type = DTYPE_BF16};
+    return (struct source){.data = (const bf16 *)matrix->codes + element,
+                           .type = DTYPE_BF16,
+                           .ahead = LANES * (size_t)matrix->cols * sizeof(bf16)};
   return (struct source){.matrix = matrix, .element = element};
 }
 
@@ -141,7 +145,10 @@ static void transpose_columns(const struct multiply *task, const struct source *
     const uint32_t *rows[LANES];
     for (int lane = 0; lane < LANES; lane++)
       rows[lane] = column_words(task, &sources[lane], pairs, first + done, part, words, stage + lane * STAGE_STEPS);
-    for (int s = 0; s < words; s += LANES) transpose(rows, s, out + (size_t)s * stride, stride);
+    for (int s = 0; s < words; s += LANES) {
+      for (int lane = 0; lane < LANES; lane++) __builtin_prefetch((const char *)(rows[lane] + s) + sources[lane].ahead);
+      transpose(rows, s, out + (size_t)s * stride, stride);
+    }
     out += (size_t)steps * stride;
   }
 }
@@ -176,14 +183,24 @@ static void interleave(uint32_t *out, int width, const void *row, const void *se
 #endif
 }
 
+enum { AHEAD = 16, LINE = 64 }; /* rows, bytes */
+
+/** Rows lie too far apart for the processor to see that they will be read. Addresses beyond the operand do no harm. */
+static void prefetch_rows(const char *row, int rows, size_t stride, size_t bytes) {
+  for (int i = 0; i < rows; i++, row += stride)
+    for (size_t at = 0; at < bytes + LINE; at += LINE) __builtin_prefetch(row + at);
+}
+
 /** out[step][width], from rows of the inner dimension; zeros in the columns from `count` on. */
 static void interleave_steps(const struct operand *operand, bool pairs, int column, int columns, int width, int first,
                              int count, uint32_t *out) {
   size_t size = dtype_size(operand->type), stride = operand->step_stride * size;
   const char *row = (const char *)operand->data + column * size + first * stride;
   int group = pairs ? 2 : 1;
-  for (int i = 0; i < count; i += group, row += group * stride, out += width)
+  for (int i = 0; i < count; i += group, row += group * stride, out += width) {
+    prefetch_rows(row + AHEAD * stride, group, stride, columns * size);
     interleave(out, width, row, pairs && i + 1 < count ? row + stride : NULL, operand->type, pairs, columns);
+  }
 }
 
 void pack_panel(uint32_t *panel, const struct multiply *task, uint32_t *stage, bool pairs, int column, int width,
