@@ -62,6 +62,7 @@ static int open_run(struct stage_run *run, const struct options *options, const 
                                         .hardware = place->hardware}));
   TRY(optimizer_open(&run->optimizer, &engine->side, options, 0, place->shards));
   TRY(reduction_open(&run->reduction, &engine->side, &engine->sums, NULL, options->reduction));
+  if (options->taps && strcmp(options->tap_format, "int8") == 0) TRY(tap_source_separate_output(&engine->source));
   return plan_first_step(run, options, place->data, place->replicas);
 }
 

@@ -77,8 +77,6 @@ int tap_store_open(struct tap_store *store, const struct options *options, struc
                               .writing = true,
                               .phase = -1};
   store->alone = stage_depth(&source->backbone->stage) == source->backbone->config.layers;
-  /* The next stage goes on from this one's last tap, which int8 would round. */
-  if (int8 && !store->alone) return fail(ERR_USAGE, "--tap-format int8 works with --pipeline-stages 1 only");
   describe(store, options, of);
   TRY(tap_reader_open(&store->reader, store->folder, &store->format, data));
   open_cache(store, options->tap_cache);
@@ -88,6 +86,7 @@ int tap_store_open(struct tap_store *store, const struct options *options, struc
   TRY(tap_prefetch_open(&store->prefetch, store->reader, &store->format, source->capacity));
   TRY(tap_planes_make(&store->planes, &store->format, source->capacity, source->capacity));
   if (int8) TRY(memory_array(&store->host, packed_elements(store), dtype_size(store->device->act)));
+  if (int8) TRY(tap_source_separate_output(source)); /* the next stage goes on from taps that are not rounded */
   return device_allocate(store->device, MEMORY_TAPS, &store->packed, packed_bytes(store));
 }
 

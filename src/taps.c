@@ -18,7 +18,8 @@ static size_t block_bytes(const struct tap_source *source, int cols) {
   return device_act_bytes(backbone->device, taps * layer_elements(source, cols));
 }
 
-static size_t normed_bytes(const struct tap_source *source) {
+/* Of a hidden state: the final one's, and what goes to the next stage. */
+static size_t state_bytes(const struct tap_source *source) {
   return device_act_bytes(source->backbone->device, layer_elements(source, source->backbone->config.hidden));
 }
 
@@ -36,7 +37,7 @@ static int open_slot(struct tap_source *source, int i) {
   else
     slot->hidden = source->slots[0].hidden;
   if (stage_ends(&source->backbone->stage))
-    TRY(device_allocate(device, MEMORY_TAPS, &slot->normed, normed_bytes(source)));
+    TRY(device_allocate(device, MEMORY_TAPS, &slot->normed, state_bytes(source)));
   if (source->kind != TAPS_HIDDEN)
     return device_allocate(device, MEMORY_TAPS, &slot->reduced, block_bytes(source, source->cols));
   slot->reduced = slot->hidden;
@@ -46,9 +47,10 @@ static int open_slot(struct tap_source *source, int i) {
 static void close_slot(struct tap_source *source, int i) {
   struct device *device = source->backbone->device;
   struct tap_slot *slot = &source->slots[i];
+  device_release(device, MEMORY_TAPS, &slot->output, state_bytes(source));
   if (source->kind != TAPS_HIDDEN)
     device_release(device, MEMORY_TAPS, &slot->reduced, block_bytes(source, source->cols));
-  device_release(device, MEMORY_TAPS, &slot->normed, normed_bytes(source));
+  device_release(device, MEMORY_TAPS, &slot->normed, state_bytes(source));
   if (i == 0 || keeps_hidden(source))
     device_release(device, MEMORY_TAPS, &slot->hidden, block_bytes(source, source->backbone->config.hidden));
 }
@@ -80,10 +82,22 @@ void *tap_source_input(const struct tap_source *source, int slot) {
   return source->slots[slot].hidden;
 }
 
-void *tap_source_output(const struct tap_source *source, int slot) {
+static void *last_tap(const struct tap_source *source, int slot) {
   const struct backbone *backbone = source->backbone;
   size_t before = (size_t)stage_depth(&backbone->stage) * layer_elements(source, backbone->config.hidden);
   return device_act_at(backbone->device, source->slots[slot].hidden, before);
+}
+
+void *tap_source_output(const struct tap_source *source, int slot) {
+  void *output = source->slots[slot].output;
+  return output ? output : last_tap(source, slot);
+}
+
+int tap_source_separate_output(struct tap_source *source) {
+  if (source->kind != TAPS_HIDDEN || stage_ends(&source->backbone->stage)) return OK;
+  for (int i = 0; i < source->slot_count; i++)
+    TRY(device_allocate(source->backbone->device, MEMORY_TAPS, &source->slots[i].output, state_bytes(source)));
+  return OK;
 }
 
 struct taps tap_source_view(const struct tap_source *source, int slot) {
@@ -116,6 +130,18 @@ static int reduce_all(struct tap_source *source, const struct tap_slot *slot, in
   return OK;
 }
 
+static int save_output(const struct tap_source *source, int slot, int rows) {
+  int hidden = source->backbone->config.hidden;
+  void *output = source->slots[slot].output;
+  if (!output) return OK;
+  return device_copy_rows(source->backbone->device, &(struct copy_rows_args){.y = output,
+                                                                             .x = last_tap(source, slot),
+                                                                             .rows = rows,
+                                                                             .cols = hidden,
+                                                                             .y_stride = hidden,
+                                                                             .x_stride = hidden});
+}
+
 static int run_layer(struct tap_source *source, int slot, const struct micro_batch *batch, int layer,
                      struct kv_cache *cache, struct taps *out) {
   const struct tap_slot *at = &source->slots[slot];
@@ -124,6 +150,7 @@ static int run_layer(struct tap_source *source, int slot, const struct micro_bat
   if (layer + 1 < stage_depth(&backbone->stage)) return OK;
   if (stage_ends(&backbone->stage)) TRY(backbone_output(backbone, batch, at->hidden, source->capacity, at->normed));
   if (source->kind != TAPS_HIDDEN) TRY(reduce_all(source, at, batch->rows));
+  TRY(save_output(source, slot, batch->rows));
   *out = tap_source_view(source, slot);
   return OK;
 }

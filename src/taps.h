@@ -36,6 +36,7 @@ struct tap_slot {
       hidden; /**< act [depth + 1][capacity][hidden]; one for all slots where taps are reduced and nobody waits for it */
   void *reduced; /**< act [depth + 1][capacity][cols]; the same memory as `hidden` where nothing is reduced */
   void *normed;  /**< act [capacity, hidden]; on the last stage */
+  void *output;  /**< act [capacity, hidden]; NULL without tap_source_separate_output() */
 };
 
 /** The live source. */
@@ -66,6 +67,10 @@ int tap_source_layer(struct tap_source *source, int slot, const struct micro_bat
 /** act [capacity, hidden]: the stage's first tap, which the stage before sends; its last one, which the next receives. */
 void *tap_source_input(const struct tap_source *source, int slot);
 void *tap_source_output(const struct tap_source *source, int slot);
+
+/** For whoever changes the taps that the side network reads, before the first run: the next stage receives the last tap as the
+ *  backbone made it, from memory of its own. Nothing where it does so anyway. */
+int tap_source_separate_output(struct tap_source *source);
 
 /** A slot's memory as a view, for whoever fills it instead. */
 struct taps tap_source_view(const struct tap_source *source, int slot);
