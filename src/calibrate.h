@@ -2,12 +2,14 @@
  * @file calibrate.h
  * The principal directions (principal.h) of all downsample modules, from the taps of some rows: the backbone runs over
  * them, Σ x xᵀ and Σ x gather on the device in fixed point, so that ranks and micro-batches may come in any order, and each
- * rank solves some modules. Where the sums of all modules take too much memory, groups of modules take a pass each.
+ * rank solves some modules. A stage of a pipeline gathers those of its modules, one micro-batch after the other: hidden states
+ * go from stage to stage as messages of the host. Where the sums of all modules take too much memory, groups of modules take a
+ * pass each.
  */
 #ifndef QST_CALIBRATE_H
 #define QST_CALIBRATE_H
 
-#include "comm/comm.h"
+#include "comm/grid.h"
 #include "taps.h"
 
 struct calibration {
@@ -20,7 +22,8 @@ struct calibration {
   int64_t at_once; /**< bytes of sums that may be in device memory; 0: a default */
 };
 
-/** out: [layers][principal_floats(hidden, count)], the same on all ranks. Collective. */
-int calibrate(const struct calibration *calibration, struct comm *comm, float *out);
+/** out: [layers][principal_floats(hidden, count)], the same on all ranks of any grid. Collective; a failure that the other
+ *  ranks do not know of is for comm_conclude(). */
+int calibrate(const struct calibration *calibration, const struct grid *grid, float *out);
 
 #endif

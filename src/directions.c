@@ -86,18 +86,13 @@ cleanup:
 
 int directions_make(struct engine *engine, const struct options *options, const struct token_file *data,
                     float *frozen) {
-  struct comm *comm = engine->grid->world;
-  if (engine->grid->stages > 1)
-    return comm_agree(comm, fail(ERR_USAGE,
-                                 "no rank of a pipeline has all layers to calibrate on: make the directions with "
-                                 "calibrate, and give them with --directions"));
   return calibrate(&(struct calibration){.source = &engine->source,
                                          .batch = engine->batch,
                                          .data = data,
                                          .tokens = options->calibration_tokens,
                                          .count = (int)options->rank,
                                          .threads = engine->threads},
-                   comm, frozen);
+                   engine->grid, frozen);
 }
 
 /* Where a tap store keeps the directions of its taps; *path is NULL without a store. */

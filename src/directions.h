@@ -16,7 +16,7 @@
  *  engine's lanes must be idle. Collective. */
 int directions_get(struct engine *engine, const struct options *options, const struct token_file *data, float *frozen);
 
-/** Calibrates on `data`. ERR_USAGE in a pipeline, where no rank has all layers. Collective. */
+/** Calibrates on `data` (calibrate.h). Collective. */
 int directions_make(struct engine *engine, const struct options *options, const struct token_file *data, float *frozen);
 /** Writes them; on one rank. */
 int directions_write(const char *path, const struct engine *engine, const struct options *options,

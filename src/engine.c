@@ -163,8 +163,10 @@ static int open_with_file(struct engine *engine, struct backbone_file *file, con
   TRY(check_stages(config, grid->stages));
   engine->stage = stage_share(config, plan->label_share, grid->stages, grid->stage);
   TRY(open_device(engine, options, config, plan));
-  struct pipeline order = pipeline_make(grid->stages, grid->stage, plan->use == ENGINE_TRAIN,
-                                        engine->device->lanes_overlap && plan->use != ENGINE_GENERATE);
+  bool overlaps = engine->device->lanes_overlap && plan->use != ENGINE_GENERATE;
+  struct pipeline order = plan->use == ENGINE_CALIBRATE
+                              ? pipeline_make(1, 0, false, false) /* a micro-batch at a time, past the lanes */
+                              : pipeline_make(grid->stages, grid->stage, plan->use == ENGINE_TRAIN, overlaps);
   if (!plan->hardware && (plan->use == ENGINE_TRAIN || plan->use == ENGINE_TAPS)) TRY(measure_peak(engine));
   TRY(backbone_open(&engine->backbone, engine->device, file, &engine->stage, engine->capacity, plan->positions));
   TRY(open_side(engine, options, plan, &order));

@@ -88,7 +88,7 @@ static int open_directions(struct trainer *trainer) {
   float *frozen = engine->side.frozen;
   if (!frozen) return OK;
   if (trainer->run.fresh) TRY(directions_get(engine, trainer->options, &trainer->data->train, frozen));
-  return tap_source_project(&engine->source, frozen);
+  return comm_agree(trainer->comm, tap_source_project(&engine->source, frozen));
 }
 
 static int open_trainer(struct trainer *trainer) {
@@ -327,7 +327,7 @@ static int start(struct trainer *trainer) {
   struct engine *engine = trainer->engine;
   TRY(comm_agree(trainer->comm, open_trainer(trainer)));
   TRY(run_state_start(&trainer->run));
-  TRY(comm_agree(trainer->comm, open_directions(trainer)));
+  TRY(open_directions(trainer));
   TRY(comm_agree(trainer->comm, open_taps(trainer)));
   if (trainer->run.state.step > trainer->steps)
     return comm_agree(trainer->comm, fail(ERR_USAGE, "the run is at step %lld already, beyond the %lld asked for",

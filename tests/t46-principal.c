@@ -1,7 +1,7 @@
 /**
  * @file t46-principal.c
  * The principal directions: of points against numpy's eigendecomposition; of matrices with equal, zero and widely spread
- * eigenvalues by what defines them; of a backbone's taps, whatever the groups of modules.
+ * eigenvalues by what defines them; of a backbone's taps, whatever the groups of modules and the stages of a pipeline.
  */
 // RUN ranks=1,2,3
 #include "calibrate.h"
@@ -154,8 +154,37 @@ static void solve_plainly(struct tiny *tiny, const struct token_file *data, int 
   free(sums);
 }
 
+/* A pipeline of all ranks, one pass a module and all at once, against `want` of ranks that have the whole model. */
+static void check_stages(struct comm *comm, const struct tiny_path *path, const struct token_file *data,
+                         const float *want) {
+  struct tiny tiny;
+  struct grid grid;
+  CHECK_OK(grid_open(&grid, comm, comm->size, PLACE_STAGES));
+  tiny_open_stage(&tiny, path, "tests/fixtures/tiny-llama3", WEIGHT_NF4, TINY_ROWS, TINY_POSITIONS, grid.stages,
+                  grid.stage);
+  CHECK_OK(tap_source_open(&tiny.source, &tiny.backbone, TAPS_HIDDEN, tiny.backbone.config.hidden, 1));
+  size_t floats = (size_t)tiny.backbone.config.layers * principal_floats(tiny.backbone.config.hidden, DIRECTIONS);
+  float *out = calloc(floats, sizeof *out);
+  for (int64_t at_once = 0; at_once < 2; at_once++) {
+    CHECK_OK(calibrate(&(struct calibration){.source = &tiny.source,
+                                             .batch = &tiny.batch,
+                                             .data = data,
+                                             .tokens = CALIBRATION_TOKENS,
+                                             .count = DIRECTIONS,
+                                             .threads = path->threads,
+                                             .at_once = at_once},
+                       &grid, out));
+    CHECK(memcmp(out, want, floats * sizeof *out) == 0);
+    memset(out, 0, floats * sizeof *out);
+  }
+  free(out);
+  tiny_close(&tiny);
+  grid_close(&grid);
+}
+
 static void check_taps(struct comm *comm, const struct tiny_path *path, double bound) {
   struct tiny tiny;
+  struct grid grid;
   struct safetensors *reference = reference_open("grad-llama3-adapter-residual");
   struct token_file data = reference_rows(reference);
   tiny_open_backbone(&tiny, path, "tests/fixtures/tiny-llama3", WEIGHT_NF4, TINY_ROWS, TINY_POSITIONS);
@@ -170,17 +199,20 @@ static void check_taps(struct comm *comm, const struct tiny_path *path, double b
                                     .tokens = CALIBRATION_TOKENS,
                                     .count = DIRECTIONS,
                                     .threads = path->threads};
-  CHECK_OK(calibrate(&calibration, comm, out));
+  CHECK_OK(grid_open(&grid, comm, 1, PLACE_STAGES));
+  CHECK_OK(calibrate(&calibration, &grid, out));
   calibration.at_once = 1; /* a pass a module */
-  CHECK_OK(calibrate(&calibration, comm, again));
+  CHECK_OK(calibrate(&calibration, &grid, again));
   CHECK(memcmp(out, again, (size_t)layers * floats * sizeof *out) == 0);
   for (int module = 0; module < layers; module++) {
     solve_plainly(&tiny, &data, module, plain);
     CHECK_NEAR(out + (size_t)module * floats, plain, floats, bound);
   }
+  check_stages(comm, path, &data, out);
   free(out);
   free(again);
   free(plain);
+  grid_close(&grid);
   tiny_close(&tiny);
   token_file_free(&data);
   safetensors_close(&reference);

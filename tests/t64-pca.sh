@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The pca downsample: runs find their directions themselves, the same on any number of ranks, or take those of calibrate or
+# The pca downsample: runs find their directions themselves, the same on any grid, or take those of calibrate or
 # of the tap store; the side network's file carries them; a store keeps k numbers a tap and replays any grid to the same bits.
 # RUN timeout=200
 . tests/tiny_run.sh
@@ -33,20 +33,21 @@ awk '{ loss[NR] = $2 } END { exit !(loss[NR] < loss[1]) }' <(losses "$work/pca")
 for ranks in 2 3; do
   same "ranks-$ranks" $ranks
 done
+same stages-3 3 --pipeline-stages 3
+same stages-4 4 --pipeline-stages 2 --placement replicas
+grep -q "^pca  .* 6 directions a layer from 5[0-9][0-9] tokens of" "$work/stages-4.log" || die "$(cat "$work/stages-4.log")"
 
 # ---- calibrate ----
 for ranks in 1 2 3; do
   "${mpirun[@]}" $ranks "$QST" calibrate --quiet "${data[@]}" --out "$work/d$ranks.h5"
 done
+"${mpirun[@]}" 4 "$QST" calibrate --quiet "${data[@]}" --out "$work/d4.h5" --pipeline-stages 2
 cmp "$work/d1.h5" "$work/d2.h5" || die "directions depend on the ranks"
 cmp "$work/d1.h5" "$work/d3.h5" || die "directions depend on the ranks"
+cmp "$work/d1.h5" "$work/d4.h5" || die "directions depend on the stages"
 same given 2 --directions "$work/d1.h5"
 ! grep -q "directions a layer" "$work/given.log" || die "given directions, it found others"
 same staged 2 --directions "$work/d1.h5" --pipeline-stages 2
-status=0
-"${mpirun[@]}" 2 "$QST" "${options[@]}" --out "$work/no" --pipeline-stages 2 2>"$work/stderr" || status=$?
-((status == 2)) || die "a pipeline without directions gave status $status"
-grep -q "make the directions with calibrate" "$work/stderr" || die "$(cat "$work/stderr")"
 status=0
 "$QST" "${options[@]}" --out "$work/no" --directions "$work/d1.h5" --rank 5 2>"$work/stderr" || status=$?
 ((status == 1)) || die "directions of another rank gave status $status: $(cat "$work/stderr")"
@@ -76,6 +77,8 @@ same replayed 1 --taps "$work/store"
 grep -q "^taps  .* 0 tokens live" "$work/replayed.log" || die "$(cat "$work/replayed.log")"
 ! grep -q "directions a layer" "$work/replayed.log" || die "given a store, it found other directions"
 same replayed-staged 3 --taps "$work/store" --pipeline-stages 3
+same live-staged 2 --taps "$work/store-staged" --pipeline-stages 2
+cmp "$work/store-staged/directions.h5" "$work/d1.h5" || die "a pipeline's store keeps other directions"
 "${mpirun[@]}" 2 "$QST" taps "${data[@]}" --downsample pca --reduction-factor 3 --taps "$work/filled" 2>"$work/fill.log"
 same from-filled 2 --taps "$work/filled"
 grep -q "^taps  .* 0 tokens live" "$work/from-filled.log" || die "$(cat "$work/from-filled.log")"

@@ -139,9 +139,9 @@ static inline char *tiny_backbone_file(const char *path, enum weight_format form
 
 /* ---- opening ---------------------------------------------------------------------------------------------- */
 
-/** The model alone. `rows`: capacity of a micro-batch. */
-static inline void tiny_open_backbone(struct tiny *tiny, const struct tiny_path *path, const char *model,
-                                      enum weight_format format, int rows, int positions) {
+/** Stage `index` of `stages` of the model alone. `rows`: capacity of a micro-batch. */
+static inline void tiny_open_stage(struct tiny *tiny, const struct tiny_path *path, const char *model,
+                                   enum weight_format format, int rows, int positions, int stages, int index) {
   *tiny = (struct tiny){0};
   char *name = tiny_backbone_file(model, format);
   struct backbone_file *file = NULL;
@@ -155,10 +155,16 @@ static inline void tiny_open_backbone(struct tiny *tiny, const struct tiny_path 
   CHECK_OK(device_open(&tiny->device, &options));
   if (!tiny->device) exit(check_result());
   tiny->own_memory = tiny->device->allocated[MEMORY_WORKSPACE];
-  struct stage whole = stage_whole(backbone_file_config(file)->layers);
-  CHECK_OK(backbone_open(&tiny->backbone, tiny->device, file, &whole, rows, positions));
+  struct stage stage = stage_share(backbone_file_config(file), 0, stages, index);
+  CHECK_OK(backbone_open(&tiny->backbone, tiny->device, file, &stage, rows, positions));
   CHECK_OK(micro_batch_open(&tiny->batch, tiny->device, rows, TINY_SAMPLES));
   backbone_file_close(&file);
+}
+
+/** All of it. */
+static inline void tiny_open_backbone(struct tiny *tiny, const struct tiny_path *path, const char *model,
+                                      enum weight_format format, int rows, int positions) {
+  tiny_open_stage(tiny, path, model, format, rows, positions, 1, 0);
 }
 
 /** The side network and the sums of its gradients, all parameters zero. */

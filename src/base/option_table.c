@@ -697,7 +697,7 @@ const struct option option_table[] = {
      .initial = "1",
      .minimum = 1,
      .maximum = 1024,
-     .commands = TRAIN | TAPS,
+     .commands = TRAIN | TAPS | CALIBRATE,
      .automatic = true,
      .help = "ranks that share the layers of one model; auto: what a plan finds fastest"},
     {.name = "placement",
@@ -707,7 +707,7 @@ const struct option option_table[] = {
      .value = "KIND",
      CHOICES("auto", "stages", "replicas"),
      .initial = "auto",
-     .commands = TRAIN | TAPS,
+     .commands = TRAIN | TAPS | CALIBRATE,
      .help = "what neighbouring ranks are: stages of one pipeline, or replicas of one stage; auto: what a plan finds "
              "faster"},
     {.name = "reduction",

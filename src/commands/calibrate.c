@@ -35,8 +35,11 @@ static int open_all(struct calibrate_run *run, const struct options *options) {
 
 static int run_all(struct calibrate_run *run, const struct options *options, struct comm *comm) {
   TRY(comm_agree(comm, comm->rank == 0 ? file_try(options->out) : OK));
-  TRY(grid_open(&run->grid, comm, 1, PLACE_STAGES));
+  if (options->pipeline_stages == OPTION_AUTO)
+    return comm_agree(comm, fail(ERR_USAGE, "--pipeline-stages auto is planned for train: give calibrate a number"));
+  TRY(grid_open(&run->grid, comm, (int)options->pipeline_stages, placement_of(options)));
   TRY(comm_agree(comm, open_all(run, options)));
+  TRY(engine_connect(&run->engine));
   engine_banner(&run->engine);
   TRY(directions_make(&run->engine, options, &run->data, run->frozen));
   TRY(comm_agree(comm,

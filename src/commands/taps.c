@@ -49,7 +49,7 @@ static int open_directions(struct taps_run *run, const struct options *options) 
   size_t floats = (size_t)config->layers * principal_floats(config->hidden, (int)options->rank);
   TRY(comm_agree(run->grid.world, memory_array(&run->frozen, floats, sizeof *run->frozen)));
   TRY(directions_get(engine, options, &run->data, run->frozen));
-  return tap_source_project(&engine->source, run->frozen);
+  return comm_agree(run->grid.world, tap_source_project(&engine->source, run->frozen));
 }
 
 static int open_store(struct taps_run *run, const struct options *options) {
@@ -141,7 +141,7 @@ static int fill(struct taps_run *run, const struct options *options, struct comm
   TRY(grid_open(&run->grid, comm, (int)options->pipeline_stages, placement_of(options)));
   TRY(comm_agree(comm, open_all(run, options)));
   TRY(engine_connect(&run->engine));
-  TRY(comm_agree(comm, open_directions(run, options)));
+  TRY(open_directions(run, options));
   TRY(comm_agree(comm, open_store(run, options)));
   engine_banner(&run->engine);
   TRY(comm_agree(comm, check_size(run)));
