@@ -235,7 +235,7 @@ int engine_share_totals(struct engine *engine) {
   TRY(lanes_wait(&engine->lanes, engine->world));
   TRY(device_download(engine->device, engine->host_totals, engine->totals, totals_bytes(engine)));
   int64_t faults = engine->host_totals[TOTAL_FAULTS];
-  if (faults == 0) return OK;
+  if (faults == 0 || engine->host_totals[TOTAL_UNREAD] > 0) return OK;
   return comm_agree(engine->grid->world,
                     fail(ERR_INPUT,
                          "%lld values of the loss and its gradients are not finite or too large: lower --lr, set "

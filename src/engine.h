@@ -17,7 +17,7 @@ enum engine_use { ENGINE_TRAIN, ENGINE_EVALUATE, ENGINE_GENERATE, ENGINE_TAPS, E
 
 /** What all ranks add up once a step: int64 on the device, in this order; the squares are doubles, of which all ranks but
  *  one have zero. */
-enum { TOTAL_LOSS, TOTAL_FAULTS, TOTAL_STOP, TOTAL_SQUARES };
+enum { TOTAL_LOSS, TOTAL_FAULTS, TOTAL_STOP, TOTAL_UNREAD, TOTAL_SQUARES };
 
 struct engine {
   struct device *device;
@@ -68,7 +68,8 @@ int engine_decode(struct engine *engine, struct kv_cache *backbone_cache, struct
 
 /** Before a pass of training or evaluation: all sums and totals are zero. */
 int engine_zero(struct engine *engine);
-/** The totals of all ranks, on the device and in host_totals. ERR_INPUT when a value was not finite. Collective. */
+/** The totals of all ranks, on the device and in host_totals. ERR_INPUT when a value was not finite, but where taps were
+ *  not read (tap_store.h), for then no value counts. Collective. */
 int engine_share_totals(struct engine *engine);
 /** The loss in host_totals, in nats, summed. */
 double engine_loss(const struct engine *engine);

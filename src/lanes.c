@@ -453,9 +453,13 @@ static int skip_taps(struct lanes *lanes, bool *ran) {
   return OK;
 }
 
-/* Their memory is free only when the next stage has them. */
+/* Their memory is free only when the neighbours have them. */
 static int wait_for_sent(struct lanes *lanes) {
   for (int i = 0; i < lanes->order.slots; i++) TRY(link_wait(&lanes->hidden_out, &lanes->slots[i].hidden_out));
+  for (int i = 0; i < lanes->order.frames; i++) {
+    TRY(link_wait(&lanes->s_out, &lanes->frames[i].s_out));
+    TRY(link_wait(&lanes->ds_out, &lanes->frames[i].ds_out));
+  }
   return OK;
 }
 

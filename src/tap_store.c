@@ -82,11 +82,12 @@ int tap_store_open(struct tap_store *store, const struct options *options, struc
   open_cache(store, options->tap_cache);
   TRY(tap_reader_scan(store->reader));
   if (!store->alone) TRY(memory_array(&store->missing, (size_t)data->rows, sizeof *store->missing));
+  if (!store->alone) TRY(memory_array(&store->damaged, (size_t)data->rows, sizeof *store->damaged));
   TRY(tap_writer_open(&store->writer, store->folder, &store->format, segment_tokens(store)));
   TRY(tap_prefetch_open(&store->prefetch, store->reader, &store->format, source->capacity));
   TRY(tap_planes_make(&store->planes, &store->format, source->capacity, source->capacity));
-  if (int8) TRY(memory_array(&store->host, packed_elements(store), dtype_size(store->device->act)));
   if (int8) TRY(tap_source_separate_output(source)); /* the next stage goes on from taps that are not rounded */
+  if (int8) TRY(memory_array(&store->host, packed_elements(store), dtype_size(store->device->act)));
   return device_allocate(store->device, MEMORY_TAPS, &store->packed, packed_bytes(store));
 }
 
@@ -98,6 +99,7 @@ void tap_store_close(struct tap_store *store) {
   tap_planes_free(&store->planes);
   free(store->host);
   free(store->missing);
+  free(store->damaged);
   device_release(store->device, MEMORY_TAPS, &store->packed, packed_bytes(store));
   *store = (struct tap_store){0};
 }
@@ -190,24 +192,38 @@ static int64_t tokens_of(const struct tap_store *store, const int64_t *rows, int
   return tokens;
 }
 
-/* *done is false when the store could not give the rows. */
+static int fill_slot(struct tap_store *store, int slot, const struct micro_batch *batch, const void *taps,
+                     const void *normed) {
+  size_t normed_size = normed_bytes(store, batch->label_count);
+  TRY(device_upload(store->device, store->packed, taps, taps_bytes(store, batch->rows)));
+  if (normed_size > 0) TRY(device_upload(store->device, store->source->slots[slot].normed, normed, normed_size));
+  store->replayed += batch->rows;
+  return copy_layers(store, slot, batch->rows, false);
+}
+
+/* The other stages have replayed the micro-batch, or will: this one goes on with them, and says that it had nothing. */
+static int fill_slot_with_zeros(struct tap_store *store, int slot, const struct micro_batch *batch, const int64_t *rows,
+                                int count) {
+  if (!store->unread) snprintf(store->message, sizeof store->message, "%s", fail_message());
+  store->unread = true;
+  for (int i = 0; i < count; i++) store->damaged[rows[i]] = true;
+  size_t normed_size = normed_bytes(store, batch->label_count);
+  TRY(device_zero(store->device, store->packed, taps_bytes(store, batch->rows)));
+  if (normed_size > 0) TRY(device_zero(store->device, store->source->slots[slot].normed, normed_size));
+  return copy_layers(store, slot, batch->rows, false);
+}
+
+/* *done is false when the rows have to be computed here. */
 static int replay(struct tap_store *store, int slot, const struct micro_batch *batch, const int64_t *rows, int count,
                   bool *done, struct taps *out) {
   const void *taps, *normed;
-  *done = tap_prefetch_take(store->prefetch, rows, count, batch->rows, &taps, &normed) == OK;
-  if (!*done && !store->alone)
-    return fail(ERR_INPUT, "%s: a stage cannot compute it alone: remove it with taps --prune, then go on with --resume",
-                fail_message());
-  if (!*done) {
-    if (store->unreadable++ == 0) log_warning("%s; computed again", fail_message());
-    return OK;
-  }
-  TRY(device_upload(store->device, store->packed, taps, taps_bytes(store, batch->rows)));
-  size_t normed_size = normed_bytes(store, batch->label_count);
-  if (normed_size > 0) TRY(device_upload(store->device, store->source->slots[slot].normed, normed, normed_size));
-  TRY(copy_layers(store, slot, batch->rows, false));
-  store->replayed += batch->rows;
+  bool read = tap_prefetch_take(store->prefetch, rows, count, batch->rows, &taps, &normed) == OK;
+  *done = read || !store->alone;
   *out = tap_source_view(store->source, slot);
+  if (read) return fill_slot(store, slot, batch, taps, normed);
+  store->unreadable++;
+  if (!store->alone) return fill_slot_with_zeros(store, slot, batch, rows, count);
+  if (store->unreadable == 1) log_warning("%s; computed again", fail_message());
   return OK;
 }
 
@@ -229,7 +245,8 @@ void tap_store_expect(struct tap_store *store, const int64_t *rows, int count) {
 /* Another run may add a segment while the ranks look one after the other. */
 static int compare_finds(struct tap_store *store) {
   if (!store->missing) return OK;
-  for (int64_t row = 0; row < store->data->rows; row++) store->missing[row] = !tap_reader_has(store->reader, row);
+  for (int64_t row = 0; row < store->data->rows; row++)
+    store->missing[row] = store->damaged[row] || !tap_reader_has(store->reader, row);
   return comm_sum_i64(store->comm, store->missing, (size_t)store->data->rows);
 }
 
@@ -246,6 +263,24 @@ int tap_store_enter(struct tap_store *store, int64_t phase) {
   if (phase == store->phase) return OK;
   store->phase = phase;
   return share(store);
+}
+
+/* What the lowest of the ranks that could not read says. */
+static int say_unread(struct tap_store *store) {
+  struct comm *comm = store->comm;
+  int64_t after = store->unread ? comm->size - comm->rank : 0;
+  TRY(comm_max_i64(comm, &after, 1));
+  TRY(comm_broadcast(comm, store->message, sizeof store->message, comm->size - (int)after));
+  if (!store->mended) log_warning("%s; computed again", store->message);
+  return OK;
+}
+
+int tap_store_mend(struct tap_store *store) {
+  tap_prefetch_wait(store->prefetch);
+  TRY(say_unread(store));
+  store->mended = true;
+  store->unread = false;
+  return compare_finds(store);
 }
 
 int tap_store_finish(struct tap_store *store) {

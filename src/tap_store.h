@@ -9,12 +9,13 @@
  * alike which rows are replayed: what each finds in the folder is compared after each look into it.
  *
  * Nothing that goes wrong with the store ends a run: rows that cannot be read are computed again, and when rows cannot be
- * written it goes on without writing. Each is warned of once. Only in a pipeline, where a stage cannot compute alone, are rows
- * that cannot be read an error.
+ * written it goes on without writing. Each is warned of once. In a pipeline a stage cannot compute alone: taps that it could
+ * not read are zero, `unread` says so, and whoever uses them repeats what they went into after tap_store_mend().
  */
 #ifndef QST_TAP_STORE_H
 #define QST_TAP_STORE_H
 
+#include "base/error.h"
 #include "base/options.h"
 #include "comm/comm.h"
 #include "io/tap_prefetch.h"
@@ -32,14 +33,18 @@ struct tap_store {
   struct tap_writer *writer;
   struct tap_prefetch *prefetch;
   bool writing;
-  bool alone;                /**< this rank has all layers */
-  int64_t *missing;          /**< [rows] ranks that did not find all taps of a row; NULL when alone */
+  bool alone;               /**< this rank has all layers */
+  int64_t *missing;         /**< [rows] ranks that have not all taps of a row; NULL when alone */
+  bool *damaged;            /**< [rows] of micro-batches that this rank could not read; NULL when alone */
+  bool unread;              /**< taps of this rank are zero, since the last tap_store_mend(); never when alone */
+  char message[ERROR_LINE]; /**< why */
+  bool mended;
   void *packed;              /**< act [capacity, taps · cols]: taps by token, as files have them */
   void *host;                /**< the same on the host; int8 only */
   struct tap_planes planes;  /**< of a live micro-batch, on their way to the writer */
   int64_t phase;             /**< grows where an epoch begins or ends */
   int64_t live, replayed;    /**< tokens of this rank */
-  int64_t unreadable;        /**< micro-batches of this rank, after tap_store_finish() of all */
+  int64_t unreadable;        /**< micro-batches of this rank; after tap_store_finish() of all */
   int64_t write_nanoseconds; /**< what adding to the store took */
 };
 
@@ -55,7 +60,7 @@ int tap_store_open(struct tap_store *store, const struct options *options, struc
 /** What was not sealed is dropped. */
 void tap_store_close(struct tap_store *store);
 
-/** Whether the store holds all of the rows: then they are replayed. Known from the first tap_store_enter() on; changes in tap_store_enter() and _finish() alone. */
+/** Whether the store holds all of the rows: then they are replayed. Known from the first tap_store_enter() on; changes in tap_store_enter(), _mend() and _finish() alone. */
 bool tap_store_has(const struct tap_store *store, const int64_t *rows, int count);
 /** The taps of the micro-batch that holds these rows of the data, in a slot of the source. */
 int tap_store_run(struct tap_store *store, int slot, const struct micro_batch *batch, const int64_t *rows, int count,
@@ -69,6 +74,8 @@ void tap_store_expect(struct tap_store *store, const int64_t *rows, int count);
 /** Before a step's work is queued: when its phase, which grows where an epoch begins or ends, is another than the last
  *  one's, it may replay what all ranks have written until now. Collective. */
 int tap_store_enter(struct tap_store *store, int64_t phase);
+/** After a rank had taps unread: rows that any rank could not read run live from now on. With idle lanes. Collective. */
+int tap_store_mend(struct tap_store *store);
 /** Seals what is there, writes the index and says what the store now holds. Collective. */
 int tap_store_finish(struct tap_store *store);
 

@@ -240,31 +240,47 @@ static enum stop_reason stop_reason(int64_t votes) {
   return votes >= signal_vote ? STOP_SIGNAL : votes > 0 ? STOP_TIME : STOP_NOT;
 }
 
-/* What must be known of all ranks before the update: the gradient's norm, the loss, whether to stop. */
+/* What must be known of all ranks before the update: the gradient's norm, the loss, whether to stop, and whether all taps
+ * were there. */
 static int share_totals(struct trainer *trainer) {
   struct engine *engine = trainer->engine;
-  int64_t votes = stop_votes();
+  const int64_t votes[] = {stop_votes(), trainer->taps.unread}; /* TOTAL_STOP, TOTAL_UNREAD */
   if (trainer->optimizer.replicas > 1 || engine->grid->replica == 0)
     TRY(optimizer_squares(&trainer->optimizer, (double *)(engine->totals + TOTAL_SQUARES)));
-  TRY(device_upload(engine->device, engine->totals + TOTAL_STOP, &votes, sizeof votes));
+  TRY(device_upload(engine->device, engine->totals + TOTAL_STOP, votes, sizeof votes));
   return engine_share_totals(engine);
+}
+
+static int64_t labels_of_step(const struct trainer *trainer) {
+  return trainer->plan.label_tokens > 0 ? trainer->plan.label_tokens : 1;
+}
+
+/* All of a step but its update. Where a stage could not read taps, what came of them does not count: once more, live. */
+static int compute_step(struct trainer *trainer, int64_t step) {
+  struct engine *engine = trainer->engine;
+  for (;;) {
+    TRY(queue_ahead(trainer, step));
+    TRY(sum_gradients(trainer, labels_of_step(trainer)));
+    TRY(fail_at(share_totals(trainer), "step %lld", (long long)step));
+    if (engine->host_totals[TOTAL_UNREAD] == 0) return OK;
+    TRY(lanes_discard(&engine->lanes));
+    TRY(tap_store_mend(&trainer->taps));
+    trainer->queued = step - 1;
+  }
 }
 
 static int run_step(struct trainer *trainer, int64_t step, struct step_facts *facts) {
   struct engine *engine = trainer->engine;
   const struct options *options = trainer->options;
   double begin = clock_seconds(), idle = engine->lanes.idle;
-  TRY(queue_ahead(trainer, step));
-  int64_t labels = trainer->plan.label_tokens > 0 ? trainer->plan.label_tokens : 1;
-  TRY(sum_gradients(trainer, labels));
-  TRY(fail_at(share_totals(trainer), "step %lld", (long long)step));
+  TRY(compute_step(trainer, step));
   facts->lr = schedule_rate(trainer->schedule, options->lr, options->warmup_steps, trainer->steps, step);
   facts->grad_norm = optimizer_norm(&engine->side.layout, (const double *)(engine->host_totals + TOTAL_SQUARES));
   double update = clock_seconds();
   TRY(optimizer_update(&trainer->optimizer, facts->grad_norm, facts->lr, step));
   TRY(optimizer_share(&trainer->optimizer, engine->replicas));
   trace_add(engine->lanes.trace, LANE_SIDE, "update", step, update, clock_seconds());
-  facts->loss = engine_loss(engine) / (double)labels;
+  facts->loss = engine_loss(engine) / (double)labels_of_step(trainer);
   facts->seconds = clock_seconds() - begin;
   facts->idle = engine->device->lanes_overlap ? (double)NAN : engine->lanes.idle - idle;
   facts->step = step;

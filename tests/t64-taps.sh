@@ -116,15 +116,23 @@ for kind in adapter avgpool; do
   done
 done
 
-# Nobody computes one stage alone: damage is named.
+# Damage: no stage computes alone, so all do the step again.
 for segment in "$work"/store-staged-avgpool/segment-*.h5; do
   printf 'damaged' | dd of="$segment" bs=1 seek=$(($(stat -c %s "$segment") / 2)) conv=notrunc status=none
 done
+for grid in "2 2" "3 3" "4 2"; do
+  read -r ranks stages <<<"$grid"
+  run damaged-$ranks "$ranks" --downsample avgpool --taps "$work/store-staged-avgpool" --pipeline-stages "$stages"
+  same "$work/avgpool" "$work/damaged-$ranks"
+  replayed "[1-9]*" "[1-9]*" "$work/damaged-$ranks"
+  (($(grep -c "are damaged: their hash does not hold; computed again" "$work/damaged-$ranks.log") == 1)) ||
+    die "$(cat "$work/damaged-$ranks.log")"
+done
 status=0
-"${mpirun[@]}" 2 "$QST" "${options[@]}" --downsample avgpool --pipeline-stages 2 --out "$work/refused" \
-  --taps "$work/store-staged-avgpool" 2>"$work/stderr" || status=$?
+"${mpirun[@]}" 3 "$QST" taps --quiet --backbone "$work/b.h5" --data "$work/t.h5" --threads 1 --downsample avgpool \
+  --reduction-factor 3 --taps "$work/store-staged-avgpool" --pipeline-stages 3 2>"$work/stderr" || status=$?
 ((status == 1)) || die "damage in a pipeline gave status $status: $(cat "$work/stderr")"
-grep -q "a stage cannot compute it alone: remove it with taps --prune" "$work/stderr" || die "$(cat "$work/stderr")"
+grep -q "are damaged: remove them with taps --prune" "$work/stderr" || die "$(cat "$work/stderr")"
 
 # ---- what other tools see ----
 if command -v h5dump >/dev/null; then
@@ -230,4 +238,4 @@ grep -q "warning: .*are damaged: their hash does not hold; computed again" "$wor
 status=0
 "$QST" taps --quiet --backbone "$work/b.h5" --data "$work/t.h5" --taps "$work/store-adapter-1" 2>"$work/stderr" || status=$?
 ((status == 1)) || die "damage gave status $status"
-grep -q "are damaged: remove the segments" "$work/stderr" || die "$(cat "$work/stderr")"
+grep -q "are damaged: remove them with taps --prune" "$work/stderr" || die "$(cat "$work/stderr")"

@@ -151,8 +151,8 @@ static int fill(struct taps_run *run, const struct options *options, struct comm
   TRY(tap_store_finish(&run->store));
   if (run->store.unreadable > 0)
     return comm_agree(comm, fail(ERR_INPUT,
-                                 "%s: rows of %lld micro-batches are damaged: remove the segments that the warnings "
-                                 "name and repeat the command",
+                                 "%s: rows of %lld micro-batches are damaged: remove them with taps --prune and "
+                                 "repeat the command",
                                  options->taps, (long long)run->store.unreadable));
   int64_t missing = run->data.rows - tap_reader_rows(run->store.reader); /* a stage's own may differ */
   return comm_agree(comm, missing == 0 ? OK
