@@ -30,20 +30,23 @@ static bool same_rows(const struct tap_segment *a, const struct tap_segment *b) 
   return strncmp(a->name, b->name, HASHED) == 0 && a->count == b->count;
 }
 
-/* Appends to `out` the segments of these rows that together have all taps, side by side; nothing when some are missing. */
-static void add_row_of_segments(const struct part *sorted, int count, struct parts *out) {
-  int taps = sorted->segment->format.layers + 1, before = out->count;
-  for (int tap = 0; tap < taps;) {
-    int i = 0;
-    while (i < count && sorted[i].segment->format.first != tap) i++;
-    if (i == count) {
-      out->count = before;
-      return;
-    }
-    out->list[out->count++] = (struct part){.segment = sorted[i].segment, .token = out->tokens, .label = out->labels};
-    tap += sorted[i].segment->format.taps;
+/* Appends to `out` segments of these rows that together have taps `tap` to the last; false, and nothing, without such. */
+static bool add_from(const struct part *sorted, int count, int tap, struct parts *out) {
+  if (tap == sorted->segment->format.layers + 1) return true;
+  for (int i = 0; i < count; i++) {
+    const struct tap_segment *segment = sorted[i].segment;
+    if (segment->format.first != tap) continue;
+    out->list[out->count++] = (struct part){.segment = segment, .token = out->tokens, .label = out->labels};
+    if (add_from(sorted, count, tap + segment->format.taps, out)) return true;
+    out->count--;
   }
+  return false;
+}
+
+/* Those that have all taps of these rows, side by side, however other ones cut them. */
+static void add_row_of_segments(const struct part *sorted, int count, struct parts *out) {
   const struct tap_segment *first = sorted->segment;
+  if (!add_from(sorted, count, 0, out)) return;
   out->rows += first->count;
   out->tokens += first->tokens[first->count];
   out->labels += first->labels[first->count];
