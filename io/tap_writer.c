@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -33,24 +35,36 @@ struct tap_writer {
   struct sealing sealing;
 };
 
-/* What a writer that was killed on this host left: base/file.h names temporary files by host and process. */
-static int is_abandoned(const struct dirent *entry) {
-  char host[64] = "";
+enum { DAY = 24 * 60 * 60 };
+
+static int is_temporary(const struct dirent *entry) {
+  return strstr(entry->d_name, ".tmp-") != NULL;
+}
+
+/* Whether the process of this host that base/file.h named the file after is gone. */
+static bool is_of_dead_process(const char *name) {
+  char host[64] = "", *end;
   gethostname(host, sizeof host - 1);
-  const char *mark = strstr(entry->d_name, ".tmp-");
+  const char *mark = strstr(name, ".tmp-") + 5;
   size_t length = strlen(host);
-  if (!mark || strncmp(mark + 5, host, length) != 0 || mark[5 + length] != '-') return 0;
-  long process = strtol(mark + 5 + length + 1, NULL, 10);
-  return process > 0 && kill((pid_t)process, 0) != 0 && errno == ESRCH;
+  if (strncmp(mark, host, length) != 0 || mark[length] != '-') return false;
+  long process = strtol(mark + length + 1, &end, 10); /* another host's name may begin like this one's */
+  return *end == 0 && process > 0 && kill((pid_t)process, 0) != 0 && errno == ESRCH;
+}
+
+/* Nobody writes one file for a day, whatever the host. */
+static bool is_old(const char *path) {
+  struct stat info;
+  return stat(path, &info) == 0 && time(NULL) - info.st_mtime > DAY;
 }
 
 int tap_writer_clear(const char *folder) {
   struct dirent **entries = NULL;
-  int count = scandir(folder, &entries, is_abandoned, NULL), status = OK;
+  int count = scandir(folder, &entries, is_temporary, NULL), status = OK;
   for (int i = 0; i < count; i++) {
     char *path = NULL;
     if (status == OK) status = file_join(folder, entries[i]->d_name, &path);
-    if (path) unlink(path);
+    if (path && (is_of_dead_process(entries[i]->d_name) || is_old(path))) unlink(path);
     free(path);
     free(entries[i]);
   }

@@ -10,13 +10,12 @@
 
 struct tap_writer;
 
-/** Segments of `tokens` tokens (as many label rows at most), at least as long as a row. The folder is made, and
- *  cleared of what killed writers of this host left unfinished. */
+/** Segments of `tokens` tokens (as many label rows at most), at least as long as a row. The folder is made, and cleared. */
 int tap_writer_open(struct tap_writer **out, const char *folder, const struct tap_format *format, int64_t tokens);
 /** Waits for the sealing; what has not been sealed is dropped. NULL-safe. */
 void tap_writer_close(struct tap_writer **writer);
 
-/** Removes what killed writers of this host left unfinished. */
+/** Removes what killed writers left unfinished: those of this host, and of other hosts a day ago. */
 int tap_writer_clear(const char *folder);
 
 /** Adds a row; may write a segment. After an error (ERR_SYSTEM: the disk is full, …) nothing more should be added. */

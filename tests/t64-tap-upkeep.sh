@@ -72,7 +72,14 @@ says nothing "0 segments were damaged, 0 doubled, 0 beyond the limit; .* has 100
 "$QST" "${taps[@]}" --quiet --taps "$work/whole" 2>/dev/null
 cp "$work"/whole/segment-*.h5 "$store"
 echo left >"$store/segment-0123.h5.tmp-$(uname -n)-999999999"
+echo left >"$store/segment-0123.h5.tmp-elsewhere-1"
+echo being-written >"$store/segment-4567.h5.tmp-elsewhere-1"
+echo being-written >"$store/segment-4567.h5.tmp-$(uname -n)-999999999-1" # of a host whose name begins like this one's
+touch -d "25 hours ago" "$store/segment-0123.h5.tmp-elsewhere-1"
 prune doubled
+left=("$store"/*.tmp-*)
+[[ ${#left[@]} == 2 && ${left[*]} != *segment-0123* ]] || die "temporary files after pruning: ${left[*]}"
+rm "${left[@]}"
 says doubled "0 segments were damaged, [2-9] doubled, 0 beyond the limit; .* has 100 of 100 rows"
 [[ $(cd "$store" && echo segment-*) == $(cd "$work/whole" && echo segment-*) ]] || die "not pruned: $(ls "$store")"
 run after-doubled 1 --taps "$store"
