@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -40,9 +41,21 @@ static int largest_row(const struct tap_segment *segment, int64_t most) {
   return (int)most;
 }
 
+/* What cannot even be opened may be whole. */
+static int try_open(const struct tap_reader *reader, const struct tap_segment *segment) {
+  char *path;
+  TRY(file_join(reader->folder, segment->name, &path));
+  int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+  int status = descriptor >= 0 || errno == ENOENT ? OK : fail(ERR_SYSTEM, "%s: %s", path, strerror(errno));
+  if (descriptor >= 0) close(descriptor);
+  free(path);
+  return status;
+}
+
 /* Every row of the segment, those that other segments hold as well included. */
 static int verify(struct tap_reader *reader, int s, const struct tap_planes *planes, bool *good) {
   *good = reader->segments[s].count > 0;
+  if (!*good) TRY(try_open(reader, &reader->segments[s]));
   for (int64_t i = 0; *good && i < reader->segments[s].count; i++) {
     int status = tap_read_place(reader, s, i, planes);
     if (status != OK && status != ERR_INPUT) return status;

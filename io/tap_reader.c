@@ -307,7 +307,8 @@ static int open_segment(struct tap_reader *reader, struct tap_segment *segment) 
   char *path;
   TRY(file_join(reader->folder, segment->name, &path));
   segment->descriptor = open(path, O_RDONLY | O_CLOEXEC);
-  int status = segment->descriptor >= 0 ? OK : fail(ERR_INPUT, "%s: %s", path, strerror(errno));
+  int missing = errno == ENOENT ? ERR_INPUT : ERR_SYSTEM;
+  int status = segment->descriptor >= 0 ? OK : fail(missing, "%s: %s", path, strerror(errno));
   reader->open_count += status == OK;
   free(path);
   return status;
@@ -317,7 +318,8 @@ static int read_bytes(const struct tap_segment *segment, char *out, size_t size,
   while (size > 0) {
     ssize_t got = pread(segment->descriptor, out, size, (off_t)offset);
     if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) return fail(ERR_INPUT, "%s: %s", segment->name, got ? strerror(errno) : "the file ends");
+    if (got < 0) return fail(ERR_SYSTEM, "%s: %s", segment->name, strerror(errno));
+    if (got == 0) return fail(ERR_INPUT, "%s: the file ends", segment->name);
     out += got;
     size -= (size_t)got;
     offset += (uint64_t)got;

@@ -35,8 +35,8 @@ int64_t tap_reader_bytes(const struct tap_reader *reader);
 /** Bytes that tap_reader_read() took from the cache so far. */
 int64_t tap_reader_cached_bytes(const struct tap_reader *reader);
 
-/** Their taps of this format, one row after the other, each checked against its hash. ERR_INPUT names a damaged row. May run in a thread
- *  of its own. */
+/** Their taps of this format, one row after the other, each checked against its hash. ERR_INPUT names a damaged row, ERR_SYSTEM a
+ *  segment that the system does not give. May run in a thread of its own. */
 int tap_reader_read(struct tap_reader *reader, const int64_t *rows, int count, const struct tap_planes *out);
 
 /** Tokens of a row and its label rows, as the store counts them. */

@@ -100,6 +100,11 @@ printf 'damaged' | dd of="$(find "$store" -name 'segment-*' | head -n 1)" bs=1 s
 prune damaged
 says damaged "1 segments were damaged, 0 doubled, 0 beyond"
 run after-damage 2 --taps "$store"
+ln -s segment-loop.h5 "$store/segment-loop.h5"
+status=0
+"$QST" "${taps[@]}" --taps "$store" --prune --quiet 2>"$work/stderr" || status=$?
+[[ $status == 3 && -L $store/segment-loop.h5 ]] || die "status $status, what cannot be opened was pruned: $(ls "$store")"
+rm "$store/segment-loop.h5"
 prune limited --limit-mb 1
 says limited "[1-9] beyond the limit; .* has [0-9][0-9] of 100 rows, [01]\.[0-9] MB"
 "$QST" inspect "$store"/*.h5 >/dev/null || die "inspect finds faults in a pruned store"
