@@ -1,8 +1,8 @@
 /**
  * @file tap_file.h
  * A store of taps on disk: a folder of sealed segment files, format "qst-taps" version 1 (HDF5), each with the taps of some
- * rows of a token file, in any order. What a segment holds never changes; its name follows from its rows, so that two
- * writers of the same rows write the same file. A stage of a pipeline writes segments of its own taps only: a row is in the
+ * rows of a token file, in any order. What a segment holds never changes; its name follows from its format and rows, so that
+ * two writers of the same rows write the same file. A stage of a pipeline writes segments of its own taps only: a row is in the
  * store when all of its taps are in some segments.
  *
  *   / attributes: format, version, backbone and data (digests), kind ("hidden", "maxpool", "avgpool", "pca"), directions (of

@@ -86,6 +86,7 @@ static int remove_damaged(struct tap_reader *reader, struct tap_pruned *out) {
   int status = tap_planes_make(&planes, &whole, most, most);
   for (int s = 0; status == OK && s < reader->segment_count; s++) {
     bool good;
+    if (reader->segments[s].foreign) continue;
     status = verify(reader, s, &planes, &good);
     if (status == OK && !good) {
       status = remove_segment(reader, s, out);

@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -105,13 +106,12 @@ static int find_planes(struct tap_segment *segment, struct h5_file *file) {
   return OK;
 }
 
-/* ERR_INPUT with *foreign when it is whole but not ours. */
-static int read_segment(const struct tap_reader *reader, struct tap_segment *segment, const char *path, bool *foreign) {
+static int read_segment(const struct tap_reader *reader, struct tap_segment *segment, const char *path) {
   struct h5_file *file;
   struct stat info;
   TRY(h5_open(&file, path, "qst-taps", TAP_VERSION));
   int status = tap_format_check(file, &reader->format);
-  *foreign = status != OK;
+  segment->foreign = status != OK;
   if (status == OK) status = tap_format_read(file, &segment->format);
   if (status == OK) status = read_lists(segment, file);
   if (status == OK) status = check_lists(reader, segment, path);
@@ -185,18 +185,18 @@ static int add_segment(struct tap_reader *reader, const char *name) {
   *segment = (struct tap_segment){.descriptor = -1, .name = strdup(name)};
   if (!segment->name) return fail(ERR_MEMORY, "not enough memory for a path");
   char *path;
-  bool foreign = false;
   TRY(file_join(reader->folder, name, &path));
-  int status = read_segment(reader, segment, path, &foreign);
+  int status = read_segment(reader, segment, path);
   free(path);
-  if (status == OK) {
-    status = place_rows(reader, segment);
-  } else if (!foreign && status == ERR_INPUT) {
+  if (status == OK) status = place_rows(reader, segment);
+  if (status == OK) return OK;
+  segment->count = 0;
+  if (status != ERR_INPUT) return status;
+  if (!segment->foreign)
     log_warning("%s; the segment is passed over", fail_message());
-    segment->count = 0;
-    status = OK;
-  }
-  return status;
+  else if (!reader->foreign_said)
+    snprintf(reader->foreign, sizeof reader->foreign, "%s", fail_message());
+  return OK;
 }
 
 /* ---- the folder ----------------------------------------------------------------------------------------- */
@@ -242,6 +242,16 @@ void tap_reader_use_cache(struct tap_reader *reader, struct tap_cache *cache) {
   reader->cache = cache;
 }
 
+/* Two runs that began at the same time may have filled one folder with different things: each finds its own. */
+static int judge_foreign(struct tap_reader *reader) {
+  if (!reader->foreign[0]) return OK;
+  if (reader->place_count == 0) return fail(ERR_INPUT, "%s", reader->foreign);
+  log_warning("%s; such segments are passed over", reader->foreign);
+  reader->foreign[0] = 0;
+  reader->foreign_said = true;
+  return OK;
+}
+
 int tap_reader_scan(struct tap_reader *reader) {
   struct dirent **entries = NULL;
   int count = scandir(reader->folder, &entries, tap_is_segment, alphasort), status = OK;
@@ -251,6 +261,7 @@ int tap_reader_scan(struct tap_reader *reader) {
     free(entries[i]);
   }
   free(entries);
+  if (status == OK) status = judge_foreign(reader);
   return status == OK && reader->cache ? want_copies(reader) : status;
 }
 

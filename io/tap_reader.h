@@ -21,8 +21,9 @@ void tap_reader_close(struct tap_reader **reader);
  *  reader closes it. */
 void tap_reader_use_cache(struct tap_reader *reader, struct tap_cache *cache);
 
-/** Takes in the segments that came since. ERR_INPUT for one of another backbone, data, kind or format; damaged ones are
- *  warned of and passed over. Not while tap_reader_read() runs in another thread. */
+/** Takes in the segments that came since. ERR_INPUT, naming the difference, where all are of another backbone, data, kind or
+ *  format; among others such ones, and damaged ones always, are warned of and passed over. Not while tap_reader_read() runs
+ *  in another thread. */
 int tap_reader_scan(struct tap_reader *reader);
 
 /** Whether all taps of the row are in the store, in whatever segments. */

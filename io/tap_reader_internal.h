@@ -16,6 +16,7 @@ struct tap_segment {
   int descriptor;           /**< -1: not open */
   bool cached;              /**< the descriptor is of the copy in the cache */
   bool shunned;             /**< its copy did not hold */
+  bool foreign;             /**< of something else: nothing is read of it */
   int64_t count;            /**< rows; 0: damaged, nothing is read of it */
   int64_t *rows;            /**< [count] */
   int64_t *tokens;          /**< [count + 1] */
@@ -46,8 +47,10 @@ struct tap_reader {
   int64_t row_count;         /**< whole ones */
   struct tap_planes scratch; /**< a row as its segment has it, where that has other taps than are asked for */
   int64_t scratch_tokens;
-  int64_t cached_bytes; /**< read from the cache */
-  int cache_faults;     /**< copies there that did not hold, since the last scan */
+  int64_t cached_bytes;     /**< read from the cache */
+  int cache_faults;         /**< copies there that did not hold, since the last scan */
+  char foreign[ERROR_LINE]; /**< what a segment of something else holds, until it was said; "": none */
+  bool foreign_said;
 };
 
 /** Whether a file of the folder is a segment, by its name. */

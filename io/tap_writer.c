@@ -26,11 +26,12 @@ struct sealing {
 struct tap_writer {
   char *folder;
   struct tap_format format;
-  int64_t capacity;         /* tokens of a segment */
-  int64_t count;            /* rows gathered */
-  int64_t *rows;            /* [capacity] */
-  int64_t *tokens, *labels; /* [capacity + 1] */
-  struct hash_text *hashes; /* [capacity] */
+  struct hash_text identity; /* of the format */
+  int64_t capacity;          /* tokens of a segment */
+  int64_t count;             /* rows gathered */
+  int64_t *rows;             /* [capacity] */
+  int64_t *tokens, *labels;  /* [capacity + 1] */
+  struct hash_text *hashes;  /* [capacity] */
   struct tap_planes planes;
   struct sealing sealing;
 };
@@ -72,12 +73,21 @@ int tap_writer_clear(const char *folder) {
   return status;
 }
 
+static int identify(const struct tap_format *format, struct hash_text *out) {
+  struct buffer text = {0};
+  int status = tap_format_print(format, &text);
+  if (status == OK) *out = hash_bytes(text.data, text.size);
+  buffer_free(&text);
+  return status;
+}
+
 int tap_writer_open(struct tap_writer **out, const char *folder, const struct tap_format *format, int64_t tokens) {
   TRY(file_make_folder(folder));
   TRY(tap_writer_clear(folder));
   TRY(memory_array(out, 1, sizeof **out));
   struct tap_writer *writer = *out;
   writer->format = *format;
+  TRY(identify(format, &writer->identity));
   writer->capacity = tokens;
   writer->folder = strdup(folder);
   if (!writer->folder) return fail(ERR_MEMORY, "not enough memory for a path");
@@ -132,8 +142,13 @@ static int start_sealing(struct sealing *sealing, char *temporary, const char *p
 /* Equal rows of equal taps have equal names: a second writer of the same rows replaces a file by itself. */
 static int segment_path(const struct tap_writer *writer, char **out) {
   char name[64];
-  struct hash_text hash = hash_bytes(writer->rows, (size_t)writer->count * sizeof *writer->rows);
+  struct hash_state *state;
   const struct tap_format *format = &writer->format;
+  TRY(hash_begin(&state));
+  hash_more(state, &writer->identity, sizeof writer->identity);
+  hash_more(state, writer->rows, (size_t)writer->count * sizeof *writer->rows);
+  struct hash_text hash = hash_digest(state);
+  hash_end(&state);
   if (tap_format_is_whole(format))
     snprintf(name, sizeof name, "segment-%.16s.h5", hash.hex);
   else

@@ -255,7 +255,7 @@ static int share(struct tap_store *store) {
   if (store->writing && tap_writer_seal(store->writer) != OK) stop_writing(store);
   TRY(comm_barrier(store->comm));
   tap_prefetch_wait(store->prefetch);
-  TRY(comm_agree(store->comm, tap_reader_scan(store->reader)));
+  if (tap_reader_scan(store->reader) != OK) log_warning("%s; what is new there is not used", fail_message());
   return compare_finds(store);
 }
 
@@ -289,7 +289,9 @@ int tap_store_finish(struct tap_store *store) {
                     !store->writing, store->unreadable, tap_reader_cached_bytes(store->reader)};
   TRY(comm_sum_i64(store->comm, sums, sizeof sums / sizeof *sums));
   store->unreadable = sums[4];
-  if (store->comm->rank == 0 && tap_reader_write_index(store->reader) != OK) log_warning("%s", fail_message());
+  /* Who only reads a store may have no right to write there. */
+  if (store->comm->rank == 0 && tap_reader_write_index(store->reader) != OK && sums[0] > 0)
+    log_warning("%s", fail_message());
   log_note("taps       %lld tokens live (storing them took %.1f s), %lld replayed; %s has %lld of %lld rows, %.1f MB",
            (long long)sums[0], (double)sums[2] / 1e9, (long long)sums[1], store->folder,
            (long long)tap_reader_rows(store->reader), (long long)store->data->rows,

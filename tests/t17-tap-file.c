@@ -1,11 +1,13 @@
 /**
  * @file t17-tap-file.c
  * A store of taps on its own: what was added comes back from any rank's segments, in any order and from more segments than
- * files may be open; int8 is as near as its blocks allow; what is not sealed is not there; damaged and foreign segments.
+ * files may be open; int8 is as near as its blocks allow; what is not sealed is not there; damaged and foreign segments; what
+ * the index shows.
  */
 // RUN ranks=1 args=""
 #include "io/chat.h"
 #include "io/tap_prefetch.h"
+#include "io/tap_prune.h"
 #include "io/tap_writer.h"
 #include "scratch.h"
 
@@ -287,12 +289,49 @@ static void check_damage(const char *folder, const struct tap_format *format) {
   tap_planes_free(&planes);
 }
 
-static void check_foreign(const char *folder, struct tap_format format) {
+/* Nothing but segments of something else is a mistake. Among them each format finds its own, of the same rows too. */
+static void check_foreign(const char *folder, const struct tap_format *format) {
   struct tap_reader *reader = NULL;
-  snprintf(format.backbone, sizeof format.backbone, "another");
-  CHECK_OK(tap_reader_open(&reader, folder, &format, &data));
+  struct tap_format other = *format;
+  snprintf(other.backbone, sizeof other.backbone, "another");
+  write_rows(folder, format, 0, 10, 100);
+  CHECK_OK(tap_reader_open(&reader, folder, &other, &data));
   CHECK_FAILS(ERR_INPUT, "holds taps of another backbone (backbone b, needed is another)", tap_reader_scan(reader));
+  write_rows(folder, &other, 0, 10, 100);
+  CHECK_OK(tap_reader_scan(reader));
+  CHECK(tap_reader_rows(reader) == 10);
+  check_row(reader, &other, 9);
+  struct tap_pruned pruned;
+  CHECK_OK(tap_prune(reader, 0, &pruned));
+  CHECK(pruned.damaged == 0 && pruned.doubled == 0);
   tap_reader_close(&reader);
+  CHECK_OK(tap_reader_open(&reader, folder, format, &data));
+  CHECK_OK(tap_reader_scan(reader));
+  CHECK(tap_reader_rows(reader) == 10);
+  check_row(reader, format, 9);
+  tap_reader_close(&reader);
+}
+
+/* Rows whose stages' segments lack some, and whole ones of the same rows: the index shows those. */
+static void check_index(const char *folder, const struct tap_format *whole) {
+  struct tap_reader *reader = NULL;
+  struct h5_file *index = NULL;
+  enum h5_type type;
+  uint64_t rows = 0, cols;
+  write_part(folder, whole, 0, 2, 0, 50);
+  write_part(folder, whole, 0, 1, 0, 50);
+  write_part(folder, whole, 1, 2, 0, 20);
+  write_part(folder, whole, 0, 3, 0, 40);
+  CHECK_OK(tap_reader_open(&reader, folder, whole, &data));
+  CHECK_OK(tap_reader_scan(reader));
+  CHECK_OK(tap_reader_write_index(reader));
+  tap_reader_close(&reader);
+  char path[700];
+  snprintf(path, sizeof path, "%s/index.h5", folder);
+  CHECK_OK(h5_open(&index, path, "qst-taps-index", TAP_VERSION));
+  CHECK_OK(h5_shape(index, "/rows", &type, &rows, &cols));
+  CHECK(rows == 40);
+  h5_close(&index);
 }
 
 static void remove_folder(const char *folder) {
@@ -309,18 +348,22 @@ int main(void) {
   check_int8();
   for (int i = 0; i < 3; i++) {
     struct tap_format format = make_format(i == 1 ? DTYPE_F32 : DTYPE_BF16, i == 2);
-    char *folder = scratch_path("store"), *other = scratch_path("other");
+    char *folder = scratch_path("store"), *other = scratch_path("other"), *foreign = scratch_path("foreign");
     check_unsealed(other, &format);
     check_damage(other, &format);
     check_round_trip(folder, &format);
-    check_foreign(folder, format);
+    check_foreign(foreign, &format);
     if (!format.int8) check_prefetch(folder, &format);
     remove_folder(folder);
     remove_folder(other);
+    remove_folder(foreign);
     check_stages(folder, &format);
+    remove_folder(folder);
+    check_index(folder, &format);
     remove_folder(folder);
     free(folder);
     free(other);
+    free(foreign);
   }
   scratch_remove();
   return check_result();
