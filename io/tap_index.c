@@ -80,16 +80,20 @@ static int write_plane(const struct tap_format *whole, struct h5_file *file, con
     const struct part *part = &parts->list[i];
     const struct tap_segment *segment = part->segment;
     uint64_t own = tap_plane_cols(&segment->format, plane);
-    if (own == 0) continue;
-    mapped[count++] = (struct h5_part){
-        .file = segment->name,
-        .row = (uint64_t)tap_plane_lines(plane, part->token, part->label),
-        .rows = (uint64_t)tap_plane_lines(plane, segment->tokens[segment->count], segment->labels[segment->count]),
-        .col = tap * (uint64_t)segment->format.first,
-        .cols = own};
+    int64_t lines = tap_plane_lines(plane, segment->tokens[segment->count], segment->labels[segment->count]);
+    if (own == 0 || lines == 0) continue;
+    mapped[count++] = (struct h5_part){.file = segment->name,
+                                       .row = (uint64_t)tap_plane_lines(plane, part->token, part->label),
+                                       .rows = (uint64_t)lines,
+                                       .col = tap * (uint64_t)segment->format.first,
+                                       .cols = own};
   }
-  int status = h5_write_virtual(file, tap_plane_name(plane), tap_plane_type(whole, plane),
-                                (uint64_t)tap_plane_lines(plane, parts->tokens, parts->labels), cols, mapped, count);
+  const char *name = tap_plane_name(plane);
+  enum h5_type type = tap_plane_type(whole, plane);
+  int status = count == 0
+                   ? h5_write(file, name, type, 0, cols, mapped)
+                   : h5_write_virtual(file, name, type, (uint64_t)tap_plane_lines(plane, parts->tokens, parts->labels),
+                                      cols, mapped, count);
   free(mapped);
   return status;
 }

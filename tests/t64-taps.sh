@@ -225,6 +225,7 @@ same "$work/adapter" "$work/full"
 grep -q "warning: .*store-full.*File too large; training goes on" "$work/full.log" || die "$(cat "$work/full.log")"
 ! compgen -G "$work/store-full/*.tmp-*" >/dev/null || die "a full disk left $(ls "$work/store-full")"
 run refilled 2 --taps "$work/store-full"
+"$QST" inspect "$work"/store-full/*.h5 >/dev/null || die "inspect finds faults in the store of a full disk"
 same "$work/adapter" "$work/refilled"
 
 # ---- damage: the rows are computed again ----
