@@ -285,8 +285,9 @@ int tap_store_mend(struct tap_store *store) {
 
 int tap_store_finish(struct tap_store *store) {
   TRY(share(store));
-  int64_t sums[] = {store->live,     store->replayed,   store->write_nanoseconds,
-                    !store->writing, store->unreadable, tap_reader_cached_bytes(store->reader)};
+  int64_t counts = store->format.first == 0; /* of the stages of a pipeline one */
+  int64_t sums[] = {counts * store->live, counts * store->replayed, store->write_nanoseconds,
+                    !store->writing,      store->unreadable,        tap_reader_cached_bytes(store->reader)};
   TRY(comm_sum_i64(store->comm, sums, sizeof sums / sizeof *sums));
   store->unreadable = sums[4];
   /* Who only reads a store may have no right to write there. */

@@ -102,7 +102,8 @@ same "$work/adapter" "$work/patched-again"
 replayed 0 "[1-9]*" "$work/patched-again"
 "${mpirun[@]}" 4 "$QST" taps --backbone "$work/b.h5" --data "$work/t.h5" --threads 1 --pipeline-stages 2 \
   --taps "$work/filled-staged" 2>"$work/fill.log"
-replayed "[1-9]*" 0 "$work/fill"
+tokens=$("$QST" inspect --json "$work/t.h5" | sed -nE 's/.*"tokens": *([0-9]+),.*/\1/p' | head -n 1)
+replayed "$tokens" 0 "$work/fill"
 # int8: a stage's side network reads rounded taps, the next stage's backbone goes on from those that are not.
 for kind in adapter avgpool; do
   int8=(--downsample "$kind" --tap-format int8)
@@ -224,8 +225,8 @@ limit=$(($(stat -L -c %s "$work/adapter/latest") / 1024 + 8))
 same "$work/adapter" "$work/full"
 grep -q "warning: .*store-full.*File too large; training goes on" "$work/full.log" || die "$(cat "$work/full.log")"
 ! compgen -G "$work/store-full/*.tmp-*" >/dev/null || die "a full disk left $(ls "$work/store-full")"
-run refilled 2 --taps "$work/store-full"
 "$QST" inspect "$work"/store-full/*.h5 >/dev/null || die "inspect finds faults in the store of a full disk"
+run refilled 2 --taps "$work/store-full"
 same "$work/adapter" "$work/refilled"
 
 # ---- damage: the rows are computed again ----
