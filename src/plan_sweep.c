@@ -25,7 +25,7 @@ const char *sweep_variant_name(int variant) {
 static struct machine machine_of(const struct plan_request *request, int ranks) {
   struct machine machine = request->machine;
   if (ranks < machine.per_node) machine.per_node = ranks;
-  machine.nodes = machine.per_node > 1 ? ranks / machine.per_node : ranks;
+  machine.nodes = ranks / machine.per_node;
   return machine;
 }
 
@@ -53,11 +53,20 @@ static int plan_point(const struct plan_request *request, int ranks, const struc
 
 /* ---- all of them ---------------------------------------------------------------------------------------- */
 
-/* Ranks of point i: twice as many each time, whole nodes from one node on. 0 after the last. */
+/* The fewest nodes that hold whole pipelines. */
+static int whole_nodes(const struct plan_request *request) {
+  int nodes = 1;
+  while (nodes * request->machine.per_node % request->stages) nodes++;
+  return nodes;
+}
+
+/* Ranks of point i: pipelines on part of a node, twice as many each time, then on whole nodes, likewise. 0 after the last. */
 static int ranks_at(const struct plan_request *request, int i) {
-  int per_node = request->machine.per_node, ranks = request->stages;
-  for (; i > 0; i--) ranks = 2 * ranks > per_node && ranks < per_node ? per_node : 2 * ranks;
-  return ranks <= SWEEP_NODES * per_node ? ranks : 0;
+  int per_node = request->machine.per_node, nodes = whole_nodes(request);
+  for (int ranks = request->stages; ranks < per_node; ranks *= 2)
+    if (i-- == 0) return ranks;
+  for (; i > 0 && nodes <= SWEEP_NODES; i--) nodes *= 2;
+  return nodes <= SWEEP_NODES ? nodes * per_node : 0;
 }
 
 static double growth_at(const struct plan_request *request, int ranks, bool weak) {
@@ -138,9 +147,8 @@ static int read_measured(const struct plan_request *request, const char *path, s
 int sweep_make(const struct plan_request *request, const char *measured, struct sweep *out) {
   *out = (struct sweep){0};
   int status;
+  out->node_unit = whole_nodes(request);
   while (ranks_at(request, out->count)) out->count++;
-  if (out->count == 0)
-    return fail(ERR_USAGE, "%d stages are more ranks than %d nodes have", request->stages, SWEEP_NODES);
   TRY_GOTO(status, failed,
            memory_array(&out->points, SWEEP_SCALINGS * SWEEP_VARIANTS * (size_t)out->count, sizeof *out->points));
   TRY_GOTO(status, failed, fill_points(request, out));

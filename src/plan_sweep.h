@@ -2,7 +2,7 @@
  * @file plan_sweep.h
  * Scaling as the plan sees it: from one replica to 1,024 nodes, strong (the step stays as it is) and weak (it grows with the
  * replicas, from the size it has on the machines that were asked for), for each way to sum gradients and to keep the
- * optimizer's state.
+ * optimizer's state. Numbers of nodes whose ranks do not divide into the stages are left out.
  *
  * What was measured is drawn into it. Its file, as benchmarks/scaling.sh writes it: {"points": [{"scaling": "strong" | "weak",
  * "ranks": N, "tokens_per_second": X}, …]}, where a point may also say how many "stages" its pipelines had and how many "rows"
@@ -27,6 +27,7 @@ struct sweep_point {
 struct sweep {
   struct sweep_point *points; /**< [SWEEP_SCALINGS][SWEEP_VARIANTS][count] */
   int count;
+  int node_unit; /**< whole nodes are planned in multiples of so many: others do not divide into pipelines */
   struct measured_point {
     bool weak;
     int ranks, stages;

@@ -24,8 +24,16 @@ static int print_scaling(const struct sweep *sweep, bool weak, struct buffer *ou
   return OK;
 }
 
+static int print_left_out(const struct sweep *sweep, struct buffer *out) {
+  if (sweep->node_unit == 1) return OK;
+  return buffer_print(out,
+                      "left out   whole nodes other than multiples of %d: their ranks do not divide into the stages\n",
+                      sweep->node_unit);
+}
+
 int sweep_print(const struct sweep *sweep, struct buffer *out) {
   for (int weak = 0; weak < SWEEP_SCALINGS; weak++) TRY(print_scaling(sweep, weak, out));
+  TRY(print_left_out(sweep, out));
   for (int i = 0; i < sweep->measured_count; i++) {
     const struct measured_point *point = &sweep->measured[i];
     TRY(buffer_print(out, "measured   %s, %d ranks (%d stage%s): %.1f tokens/s, the plan says %.1f (%+.1f %%)\n",
@@ -60,10 +68,10 @@ json_t *sweep_json(const struct plan_request *request, const struct sweep *sweep
                                               point->tokens_per_second, "planned", point->planned));
   }
   const struct options *options = request->options;
-  return json_pack("{s:s, s:s, s:i, s:i, s:o, s:o}", "model",
+  return json_pack("{s:s, s:s, s:i, s:i, s:i, s:o, s:o}", "model",
                    options->model_shape ? options->model_shape : options->backbone, "gpu",
                    request->machine.hardware.name, "gpus_per_node", request->machine.per_node, "stages",
-                   request->stages, "curves", curves, "measured", measured);
+                   request->stages, "node_multiple", sweep->node_unit, "curves", curves, "measured", measured);
 }
 
 /* ---- picture -------------------------------------------------------------------------------------------- */

@@ -102,6 +102,18 @@ awk '/^weak/ { weak = 1 } /^ +[0-9]+ +[0-9]+ / { if ($1 == 1024 && !weak && $4 >
 if command -v gnuplot >/dev/null; then
   grep -q "weak scaling" "$work/sweep/sweep.svg" || die "no picture of the sweep"
 fi
+# stages that divide no node's ranks, or lie across nodes: whole pipelines alone, and a word of the others
+across() { # STAGES LINES NODES…: these numbers of nodes come first; so many lines say what is left out
+  "${sweep[@]}" --pipeline-stages "$1" --out "$work/across" >"$work/across.txt"
+  [[ $(grep -oE '"nodes": [0-9]+' "$work/across/sweep.json" | head -n $(($# - 2)) | sed 's/.* //' | xargs) == "${*:3}" &&
+    $(grep -c "^left out " "$work/across.txt") == "$2" ]] || die "$1 stages on nodes of 8: $(cat "$work/across.txt")"
+}
+across 3 1 1 1 3 6 12
+across 12 1 3 6 12
+across 16 1 2 4 8
+across 4 0 1 1 2 4
+fails "the model has 30 layers" "${sweep[@]}" --pipeline-stages 32
+
 echo '{"points": [{"scaling": "sideways", "ranks": 2}]}' >"$work/wrong.json"
 echo '{"points": [{"scaling": "weak", "ranks": 12, "tokens_per_second": 1}]}' >"$work/twelve.json"
 fails "nodes of 8" "${sweep[@]}" --measured "$work/twelve.json"

@@ -144,11 +144,12 @@ static int make_sweep(const struct plan_request *request) {
   return status;
 }
 
-/* Where only the placement was left to choose and nothing fits, the plan itself says by how much. */
+/* Where only the placement was left to choose, a plan of what does not fit says by how much, and a sweep is of other
+ * numbers of ranks, too. */
 static int choose(struct plan_request *request, struct options *options) {
   bool sized = options->pipeline_stages != OPTION_AUTO && options->micro_batch_tokens != OPTION_AUTO;
   int status = plan_is_open(options) ? plan_choose(request, options) : OK;
-  return status == ERR_MEMORY && sized ? OK : status;
+  return sized && (status == ERR_MEMORY || options->sweep) ? OK : status;
 }
 
 static int plan_all(const struct options *options) {
