@@ -118,6 +118,21 @@ int run_folder_newest(const struct run_folder *run, int64_t *step) {
   return status;
 }
 
+int run_folder_settings(const struct run_folder *run, struct buffer *out) {
+  int64_t step;
+  char *path;
+  struct checkpoint *source;
+  TRY(run_folder_newest(run, &step));
+  if (step < 0) return OK;
+  TRY(run_folder_checkpoint(run, step, &path));
+  int status = checkpoint_open(&source, path);
+  free(path);
+  TRY(status);
+  status = buffer_append(out, checkpoint_state(source)->settings.data, checkpoint_state(source)->settings.size);
+  checkpoint_close(&source);
+  return status;
+}
+
 /* ---- saving --------------------------------------------------------------------------------------------- */
 
 static bool has_checkpoint(const struct run_folder *run, int64_t step) {

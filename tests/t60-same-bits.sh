@@ -5,7 +5,7 @@
 . tests/tiny_run.sh
 make_tiny
 steps=30
-read -ra options <<<"$(tiny_options) --steps $steps --save-every 10"
+read -ra options <<<"$(tiny_options) --steps $steps --save-every 10 --keep 9"
 
 "$QST" "${options[@]}" --out "$work/one" --threads 1
 "$QST" "${options[@]}" --out "$work/again" --threads 1
@@ -38,6 +38,7 @@ cut() {
   rm "$work/$2"/step-0000[23]0.h5
   for link in latest best; do ln -sfn step-000010.h5 "$work/$2/$link"; done
   rm -f "$work/$2"/step-00001[1-9].h5 "$work/$2"/step-00002?.h5
+  [[ $(cd "$work/$2" && echo step-*) == "step-000007.h5 step-000010.h5" ]] || die "$2: $(ls "$work/$2")"
 }
 for ranks in 1 3; do
   cut ranks-2 "resumed-$ranks"
@@ -50,6 +51,19 @@ grid ranks-2-to-stages 3 3 --resume
 cut two-by-two grid-to-one
 "$QST" "${options[@]}" --out "$work/grid-to-one" --threads 1 --resume
 same_run "$work/one" "$work/grid-to-one" $steps
+
+# What is left to the program may become something else on other ranks, but not the micro-batches: those are the run's.
+for ranks in 1 2 3; do
+  cut ranks-2 "auto-$ranks"
+  grid "auto-$ranks" auto $ranks --micro-batch-tokens auto --resume
+done
+cut two-by-two auto-placement
+grid auto-placement 2 4 --placement auto --micro-batch-tokens auto --resume
+cut ranks-2 auto-said
+"$QST" "${options[@]}" --out "$work/auto-said" --micro-batch-tokens auto --resume --no-quiet 2>"$work/err"
+grep -qE "^resumed +--micro-batch-tokens 96, as the run has it" "$work/err" || die "not said: $(cat "$work/err")"
+"$QST" "${options[@]}" --out "$work/auto-fresh" --micro-batch-tokens auto --resume --no-quiet --steps 1 2>"$work/err"
+grep -qE "^planned .* --micro-batch-tokens [0-9]+" "$work/err" || die "nothing to resume, nothing planned: $(cat "$work/err")"
 
 # A different seed must differ, or the comparison proves nothing.
 "$QST" "${options[@]}" --out "$work/other" --seed 2

@@ -284,7 +284,8 @@ const struct option option_table[] = {
      .commands = TRAIN | EVAL | TAPS | CALIBRATE,
      .numbers = true,
      .automatic = true,
-     .help = "rows are packed into micro-batches of at most N tokens; auto: what a plan finds fastest"},
+     .help = "rows are packed into micro-batches of at most N tokens; auto: what a plan finds fastest, or what the run "
+             "that --resume goes on with has"},
     {.name = "lr",
      .group = training,
      .type = OPTION_REAL,

@@ -6,6 +6,7 @@
 #include "commands/commands.h"
 #include "commands/data.h"
 #include "plan_hardware.h"
+#include "run_folder.h"
 #include "signals.h"
 #include "time_limit.h"
 #include "trainer.h"
@@ -57,6 +58,31 @@ static int plan_here(struct options *options, const struct comm *comm, const str
   return status;
 }
 
+/* A run that goes on keeps its micro-batches: others would sum other parts. On rank 0. */
+static int read_resumed(struct options *options) {
+  const struct run_folder folder = {.path = options->out};
+  struct buffer settings = {0};
+  struct options stored;
+  int status = options_start(&stored, COMMAND_TRAIN);
+  if (status == OK) status = run_folder_settings(&folder, &settings);
+  if (status == OK && settings.size) {
+    status = options_read(&stored, settings.data, options->out);
+    options->micro_batch_tokens = stored.micro_batch_tokens;
+  }
+  buffer_free(&settings);
+  options_free(&stored);
+  return status;
+}
+
+static int take_resumed(struct options *options, struct comm *comm) {
+  if (!options->resume || options->micro_batch_tokens != OPTION_AUTO) return OK;
+  TRY(comm_agree(comm, comm->rank == 0 ? read_resumed(options) : OK));
+  TRY(comm_broadcast(comm, &options->micro_batch_tokens, sizeof options->micro_batch_tokens, 0));
+  if (options->micro_batch_tokens != OPTION_AUTO)
+    log_note("resumed    --micro-batch-tokens %lld, as the run has it", (long long)options->micro_batch_tokens);
+  return OK;
+}
+
 /* What the options leave to the program. */
 static int choose(struct options *options, struct comm *comm, const struct training_data *data) {
   static char names[][9] = {[PLACE_STAGES] = "stages", [PLACE_REPLICAS] = "replicas"};
@@ -81,6 +107,7 @@ static int choose(struct options *options, struct comm *comm, const struct train
 static int run(struct engine *engine, struct options *options, struct comm *comm, struct grid *grid,
                struct training_data *data) {
   TRY(comm_agree(comm, read_data(options, data)));
+  TRY(take_resumed(options, comm));
   TRY(choose(options, comm, data));
   TRY(grid_open(grid, comm, (int)options->pipeline_stages, placement_of(options)));
   TRY(comm_agree(comm, open_all(engine, options, grid, data)));
