@@ -149,7 +149,7 @@ static void describe_run(const struct plan_request *request, const struct rehear
   const struct options *options = request->options;
   const struct hardware *hardware = &request->machine.hardware;
   double growth = request->growth > 0 ? request->growth : 1, rows = (double)options->global_batch * growth;
-  double places = options->steps > 0 ? (double)options->steps * rows : ceil(options->epochs * (double)request->rows);
+  double places = options->steps > 0 ? (double)options->steps * rows : round(options->epochs * (double)request->rows);
   plan->steps = (int64_t)ceil(places / rows);
   plan->step_tokens = (int64_t)((double)first->tokens * growth);
   plan->label_tokens = (int64_t)((double)first->label_tokens * growth);

@@ -25,7 +25,7 @@ static int fits(const struct plan_request *request, int stages, int64_t micro_ba
 int plan_find_fit(const struct plan_request *request, int *stages, int64_t *micro_batch_tokens, bool *found) {
   int ranks = plan_ranks(request);
   *found = false;
-  for (*stages = request->stages; *stages <= ranks; *stages *= 2) {
+  for (*stages = request->stages; *stages <= ranks; ++*stages) {
     if (ranks % *stages) continue;
     for (*micro_batch_tokens = request->options->micro_batch_tokens; *micro_batch_tokens >= request->longest;
          *micro_batch_tokens /= 2) {

@@ -13,6 +13,11 @@
 static const struct wire SHARED_MEMORY = {.bandwidth = 4e9, .latency = 5e-6};
 static const struct wire ETHERNET = {.bandwidth = 1.25e9, .latency = 30e-6};
 
+/* One of a host's ranks' share of it. */
+static struct wire ethernet_of(int per_node) {
+  return (struct wire){.bandwidth = ETHERNET.bandwidth / per_node, .latency = ETHERNET.latency};
+}
+
 /* ---- calibration ---------------------------------------------------------------------------------------- */
 
 static int read_number(const json_t *object, const char *key, const char *path, double *out) {
@@ -74,7 +79,7 @@ static int open_cpu(struct machine *out, const char *calibration) {
     return fail(ERR_USAGE,
                 "--gpu cpu needs --calibration FILE, written on that machine: make bench-kernels, then "
                 "build/bench-kernels --json FILE");
-  out->hardware = (struct hardware){.name = "cpu", .node = SHARED_MEMORY, .network = ETHERNET};
+  out->hardware = (struct hardware){.name = "cpu", .node = SHARED_MEMORY, .network = ethernet_of(out->per_node)};
   TRY(read_calibration(calibration, out));
   out->hardware.host = (struct wire){.bandwidth = out->hardware.memory_bandwidth / 2};
   return OK;
@@ -108,7 +113,7 @@ static struct hardware this_cpu(int threads, int ranks) {
                            .memory = 0.9 * memory / ranks,
                            .host = {.bandwidth = CORE_COPY * threads},
                            .node = SHARED_MEMORY,
-                           .network = ETHERNET};
+                           .network = ethernet_of(ranks)};
 }
 
 int machine_here(struct machine *out, const struct options *options, const struct comm *comm) {

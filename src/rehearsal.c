@@ -76,12 +76,13 @@ static void close_run(struct stage_run *run) {
 
 /* ---- the step ------------------------------------------------------------------------------------------- */
 
-/* The replica with the most tokens. */
+/* The replica with the most tokens to train on: micro-batches without a label are left out. */
 static int busiest(const struct step_plan *plan, int replicas) {
   int64_t *load;
   int best = 0;
   if (memory_array(&load, (size_t)replicas, sizeof *load) != OK) return 0;
-  for (int i = 0; i < plan->micro_batches; i++) load[plan->owner[i]] += plan->tokens[i];
+  for (int i = 0; i < plan->micro_batches; i++)
+    if (plan->labels[i] > 0) load[plan->owner[i]] += plan->tokens[i];
   for (int r = 0; r < replicas; r++)
     if (load[r] > load[best]) best = r;
   free(load);
@@ -152,7 +153,7 @@ static void describe(struct stage_run *run, const struct options *options, const
     squares += (double)length * (double)length;
   }
   out->label_tokens = plan->label_tokens;
-  out->step_micro_batches = plan->micro_batches;
+  for (int i = 0; i < plan->micro_batches; i++) out->step_micro_batches += plan->labels[i] > 0;
   out->model_flops = engine_flops(engine, out->tokens, out->label_tokens, squares);
   out->gradients = engine->sums.size;
   out->parameters = engine->side.layout.parameters;

@@ -34,7 +34,7 @@ struct rehearsal {
   size_t gradients;           /**< numbers that are summed over the replicas */
   size_t parameters;          /**< trained ones of this stage */
   int layers;                 /**< of this stage */
-  /* of the step, all replicas */
+  /* of the step, all replicas; micro-batches: those with a label */
   int64_t tokens, label_tokens, step_micro_batches;
   double model_flops; /**< as the trainer's metrics count them */
   /* bytes of a micro-batch's messages between stages: h; s and its gradient */

@@ -100,6 +100,23 @@ static void test_replicas(const struct options *options, const struct token_file
   CHECK_FAILS(ERR_INPUT, "raise --micro-batch-tokens", rehearse(options, &place, &planned));
 }
 
+/* The longest row has no label, and so is not trained on: the replica that would have it is not the busiest. */
+static void test_unlabelled(const struct options *options, const struct hardware *cpu) {
+  int32_t tokens[90] = {0}, labels[90];
+  int64_t offsets[] = {0, 60, 70, 80, 90};
+  struct token_file data = {
+      .rows = 4, .total = 90, .label_tokens = 30, .tokens = tokens, .labels = labels, .offsets = offsets};
+  struct options four = *options;
+  struct rehearsal planned;
+  struct rehearsal_place place = {
+      .hardware = cpu, .data = &data, .longest = 60, .stages = 1, .replicas = 2, .shards = 1};
+  for (int i = 0; i < 90; i++) labels[i] = i < 60 ? LABEL_NONE : 0;
+  four.global_batch = 4;
+  CHECK_OK(rehearse(&four, &place, &planned));
+  CHECK(planned.micro_batches == 1 && planned.step_micro_batches == 1 && planned.tokens == 90);
+  rehearsal_free(&planned);
+}
+
 /* Four times the ranks of a whole plan: a quarter of the optimizer's moments when they are sharded, fewer bytes when fast. */
 static void test_plan(const struct options *options, const struct token_file *data, const struct hardware *cpu) {
   struct plan_request request = {.options = options,
@@ -123,6 +140,10 @@ static void test_plan(const struct options *options, const struct token_file *da
   CHECK(fast.stage[0].gradient_wire < exact.stage[0].gradient_wire);
   plan_free(&exact);
   plan_free(&fast);
+  changed.epochs = 1.11; /* of 1200 rows: 1332.0000000000002 */
+  CHECK_OK(plan_make(&request, &exact));
+  CHECK(exact.steps == 111);
+  plan_free(&exact);
   request.stages = 3;
   CHECK_FAILS(ERR_USAGE, "do not divide", plan_make(&request, &exact));
 }
@@ -222,6 +243,7 @@ int main(void) {
   test_memory(&options, &data, &cpu);
   test_flops(&options, &data, &cpu);
   test_replicas(&options, &data, &cpu);
+  test_unlabelled(&options, &cpu);
   test_plan(&options, &data, &cpu);
   test_fit(&options, &data);
   test_schedule();

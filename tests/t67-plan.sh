@@ -28,6 +28,8 @@ stages=$(sed -nE 's/^fits with  --pipeline-stages ([0-9]+) .*/\1/p' "$work/40")
 "$QST" plan --model-shape llama-2-70b --gpu a100-40 --gpus-per-node 8 --global-batch 64 --pipeline-stages "$stages" \
   >"$work/fits"
 if grep -q "DOES NOT FIT" "$work/fits"; then die "the remedy does not fit either: $(cat "$work/fits")"; fi
+"$QST" plan --model-shape llama-2-70b --gpu l4 --gpus-per-node 9 --global-batch 72 >"$work/nine"
+grep -q "^fits with  --pipeline-stages 3 " "$work/nine" || die "9 GPUs are 3 pipelines of 3 stages: $(cat "$work/nine")"
 for shape in llama-3-8b smollm2-360m qwen2.5-7b mistral-7b; do
   "$QST" plan --json --model-shape "$shape" >"$work/$shape.json"
   grep -q '"fits": true' "$work/$shape.json" || die "$shape: $(cat "$work/$shape.json")"
@@ -70,6 +72,12 @@ speed() { # FILE OPTIONS…: tokens/s of LLaMA-2 7B on 64 nodes
 slow=$(speed "$work/slow.json" --link 10)
 usual=$(speed "$work/usual.json")
 awk -v a="$slow" -v b="$usual" 'BEGIN { exit !(a < b) }' || die "10 Gbit/s are as fast as 3,200"
+
+"$QST" plan "${words[@]}" --gpu cpu --calibration "$work/calibration.json" --nodes 2 --gpus-per-node 4 --json >"$work/shared.json"
+"$QST" plan "${words[@]}" --gpu cpu --calibration "$work/calibration.json" --nodes 2 --gpus-per-node 4 --link 10 --json \
+  >"$work/linked.json"
+[[ $(number step_seconds "$work/shared.json") == $(number step_seconds "$work/linked.json") ]] ||
+  die "the ranks of a node do not share its Ethernet of 10 Gbit/s"
 
 # what is left open is chosen such that it fits; train does the same, and says what it took
 "$QST" plan --model-shape llama-2-70b --gpu a100-40 --nodes 2 --gpus-per-node 8 --global-batch 128 \
