@@ -9,7 +9,7 @@
 
 /** One rank, no MPI. */
 int comm_self_open(struct comm **out);
-/** All processes of the job: MPI_COMM_WORLD. ERR_SYSTEM with MPI's text. */
+/** All processes of the job: MPI_COMM_WORLD. ERR_LOST with MPI's text. */
 int comm_mpi_open(struct comm **out);
 
 #endif

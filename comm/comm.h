@@ -47,14 +47,14 @@ int comm_launcher_rank(void);
 /** Ends MPI in order; all ranks must call it. NULL-safe. */
 void comm_close(struct comm **comm);
 
-/* Every wait for another rank has the deadline `timeout`; then ERR_SYSTEM, naming the operation and the late ranks. */
+/* Every wait for another rank has the deadline `timeout`; then ERR_LOST, naming the operation and the late ranks. */
 
 /** A wait for other ranks in which the caller asks again and again whether they came. Start from `{0}`. */
 struct comm_waiting {
   double start; /**< 0: not yet */
   bool said;    /**< the others know of it */
 };
-/** Each time in vain: OK, or ERR_SYSTEM when the deadline is over, naming `operation` and the late ranks. */
+/** Each time in vain: OK, or ERR_LOST when the deadline is over, naming `operation` and the late ranks. */
 int comm_wait_on(const struct comm *comm, struct comm_waiting *waiting, const char *operation);
 /** They came, or the caller has something else to do: back to `{0}`. */
 void comm_wait_over(const struct comm *comm, struct comm_waiting *waiting);

@@ -157,7 +157,7 @@ static void mourn(const struct neighbour *neighbour) {
   fprintf(stderr, "qst-mpi: rank %d on %s: rank %d on %s has died\n", line.rank, line.host, neighbour->rank,
           neighbour->host);
   file_remove_temporaries();
-  _exit(ERR_SYSTEM);
+  _exit(ERR_LOST);
 }
 
 /* Whether the neighbour is still there. A byte is its farewell; a connection that ends without one is its death. */

@@ -13,7 +13,7 @@
 
 #include "comm/comm.h"
 
-/** All ranks of `handle`, around which `world` is, call it together. ERR_SYSTEM with MPI's text; connections that cannot be
+/** All ranks of `handle`, around which `world` is, call it together. ERR_LOST with MPI's text; connections that cannot be
  *  made are no error. */
 int lifeline_open(const struct comm *world, MPI_Comm handle);
 /** Ends it in order: the neighbours do not take it for a death. Nothing when it is not open. */

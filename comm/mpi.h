@@ -15,7 +15,7 @@ enum { MPI_PIECE = 1 << 26 };
 /** The handle of a communicator whose name is "mpi". */
 MPI_Comm mpi_handle(const struct comm *comm);
 
-/** OK, or ERR_SYSTEM with MPI's text. */
+/** OK, or ERR_LOST with MPI's text: where calls are right MPI fails when it cannot reach a rank. */
 int mpi_status(int code, const char *operation);
 
 /** Bytes of the piece that begins when `left` bytes are to go; `size` divides a piece. */
@@ -36,7 +36,7 @@ enum { NOT_A_RECEIVE = -1 };
 int mpi_add(struct mpi_requests *requests, int bytes, MPI_Request **out);
 /** Whether all are done; then the list is empty again. */
 int mpi_test(struct mpi_requests *requests, bool *done, const char *operation);
-/** Until all are done or the communicator's deadline is over: ERR_SYSTEM, naming `operation`. */
+/** Until all are done or the communicator's deadline is over: ERR_LOST, naming `operation`. */
 int mpi_wait(struct comm *comm, struct mpi_requests *requests, const char *operation);
 void mpi_forget(struct mpi_requests *requests);
 
@@ -48,7 +48,7 @@ int mpi_watch_open(const struct comm *world);
 void mpi_watch_close(void);
 /** Tells all others that this rank waits, or no longer. */
 void mpi_watch_say(bool waits);
-/** ERR_SYSTEM: the ranks that have not said so did not come within `seconds`. */
+/** ERR_LOST: the ranks that have not said so did not come within `seconds`; ERR_INTERNAL when all have. */
 int mpi_watch_blame(const char *operation, double seconds);
 
 #endif

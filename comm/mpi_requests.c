@@ -18,7 +18,7 @@ int mpi_status(int code, const char *operation) {
   char text[MPI_MAX_ERROR_STRING + 1] = "";
   int size = 0;
   MPI_Error_string(code, text, &size);
-  return fail(ERR_SYSTEM, "%s: %s", operation, text);
+  return fail(ERR_LOST, "%s: %s", operation, text);
 }
 
 static int grow(struct mpi_requests *requests) {

@@ -59,12 +59,12 @@ int mpi_watch_blame(const char *operation, double seconds) {
     snprintf(late + used, sizeof late - used, "%srank %d on %s", count > 1 ? ", " : "", rank, watch.hosts[rank]);
   }
   if (count == 0)
-    return fail(ERR_SYSTEM,
+    return fail(ERR_INTERNAL,
                 "%s: nothing came in %g s, though every rank waits (a fault of this program, please report it)",
                 operation, seconds);
   size_t used = strlen(late);
   if (count > NAMED) snprintf(late + used, sizeof late - used, " and %d more", count - NAMED);
-  return fail(ERR_SYSTEM, "%s: %s did not come within %g s (--comm-timeout)", operation, late, seconds);
+  return fail(ERR_LOST, "%s: %s did not come within %g s (--comm-timeout)", operation, late, seconds);
 }
 
 void mpi_watch_close(void) {

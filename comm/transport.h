@@ -6,9 +6,10 @@
  * and its buffers belong to the transport until the current lane was told to wait for it. All ranks of a communicator begin
  * the same collectives in the same order.
  *
- * Errors. ERR_SYSTEM with MPI's or NCCL's text. A partner that does not come within the communicator's timeout, or is known
- * to be dead, is an error too, naming the operation. On a GPU it shows while the host waits for the device, and ends the
- * job by comm_abort() there and then: with kernels waiting for a partner nothing could be closed in order.
+ * Errors. ERR_LOST with MPI's text; with NCCL's ERR_LOST when it cannot reach a rank, else ERR_SYSTEM. A partner that does
+ * not come within the communicator's timeout, or is known to be dead, is an error too, naming the operation. On a GPU it
+ * shows while the host waits for the device, and ends the job by comm_abort() there and then: with kernels waiting for a
+ * partner nothing could be closed in order.
  */
 #ifndef QST_COMM_TRANSPORT_H
 #define QST_COMM_TRANSPORT_H

@@ -40,7 +40,8 @@ if [[ $ended ]]; then
   exit "$status"
 fi
 if ((status == 75)); then requeue "stopped with a checkpoint"; fi
-if ((status > 128 || status == 3)); then
+# A task that a signal killed, or its neighbours' word (ERR_LOST in src/base/error.h). All else would fail again.
+if ((status > 128 || status == 6)); then
   if ((SECONDS < ${QST_RETRY_AFTER:-300})); then
     say "a rank was lost (status $status) within ${QST_RETRY_AFTER:-300} s of the start, so it is not queued again"
   elif ((${SLURM_RESTART_COUNT:-0} < ${QST_RETRIES:-20})); then

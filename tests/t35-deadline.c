@@ -175,7 +175,7 @@ static bool names_rank_1(const struct outcome *outcome, const char *operation) {
 
 static void check_stopped(const char *program, const struct wait *wait) {
   const struct outcome *outcome = run_job(program, wait->name, "stopped");
-  CHECK(outcome && WIFEXITED(outcome->status) && WEXITSTATUS(outcome->status) == ERR_SYSTEM);
+  CHECK(outcome && WIFEXITED(outcome->status) && WEXITSTATUS(outcome->status) == ERR_LOST);
   CHECK(outcome && outcome->seconds < TIMEOUT + 8);
   CHECK(outcome && names_rank_1(outcome, wait->line));
   if (outcome && !names_rank_1(outcome, wait->line)) fprintf(stderr, "%s: %s\n", wait->name, outcome->text);
@@ -184,7 +184,7 @@ static void check_stopped(const char *program, const struct wait *wait) {
 /* Rank 0 receives, rank 1 sends nothing, and both it and rank 2 wait at a barrier. */
 static void check_nobody_missing(const char *program) {
   const struct outcome *outcome = run_job(program, "channel", "well");
-  CHECK(outcome && WIFEXITED(outcome->status) && WEXITSTATUS(outcome->status) == ERR_SYSTEM);
+  CHECK(outcome && WIFEXITED(outcome->status) && WEXITSTATUS(outcome->status) == ERR_INTERNAL);
   CHECK(outcome && strstr(outcome->text, "though every rank waits"));
 }
 
@@ -193,6 +193,14 @@ static void check_mismatch(const char *program) {
   const struct outcome *outcome = run_job(program, "mismatch", "well");
   CHECK(outcome && outcome->status != 0 && outcome->seconds < TIMEOUT + 8);
   CHECK(outcome && strstr(outcome->text, ": synchronization: sum over ranks: NCCL: invalid usage: all-reduce 0 of "));
+}
+
+static void check_unreachable(const char *program) {
+  setenv("QST_HOST_UNREACHABLE", "1", 1);
+  const struct outcome *outcome = run_job(program, "collectives", "well");
+  unsetenv("QST_HOST_UNREACHABLE");
+  CHECK(outcome && WIFEXITED(outcome->status) && WEXITSTATUS(outcome->status) == ERR_LOST);
+  CHECK(outcome && strstr(outcome->text, "start of NCCL among 3 ranks: NCCL: remote process exited"));
 }
 
 int main(int count, char **words) {
@@ -208,6 +216,7 @@ int main(int count, char **words) {
   for (int i = 0; i < WAITS; i++) check_stopped(words[0], &waits[i]);
   check_nobody_missing(words[0]);
   if (testing_cuda()) check_mismatch(words[0]);
+  if (testing_cuda()) check_unreachable(words[0]);
   const struct outcome *outcome = run_job(words[0], "alone", "well");
   CHECK(outcome && outcome->status != 0 && strstr(outcome->text, "qst-mpi: rank 1 on "));
   CHECK(outcome && strstr(outcome->text, ": the fault\n"));

@@ -42,7 +42,7 @@ ended() {
 start "$work/stopped"
 kill -STOP "${ranks[1]}"
 ended 12
-((status == 3)) || die "status $status: $(cat "$work/error")"
+((status == 6)) || die "status $status: $(cat "$work/error")"
 grep -qE "^qst-mpi: rank [02] on $(hostname): .*: rank 1 on $(hostname) did not come within 5 s" "$work/error" ||
   die "no word of rank 1: $(cat "$work/error")"
 

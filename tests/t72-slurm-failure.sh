@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A rank that dies, and a node that dies with all that runs on it: the job ends at once, says which, is queued again and goes
-# on to the bits of an undisturbed run. A job that loses a rank soon after its start would lose it again, and is not.
+# on to the bits of an undisturbed run. A job that loses a rank soon after its start would lose it again, and is not; nor is
+# one that ends for a reason that lasts: a full disk, found by one rank or known to all.
 # RUN timeout=200
 . tests/tiny_run.sh
 . tests/slurm_cluster.sh
@@ -42,9 +43,24 @@ grep -q "within 300 s of the start, so it is not queued again" "$work/early.log"
 export QST_RETRY_AFTER=0
 submit_and_wait "$work/rank"
 kill -KILL "$(rank_on n2)"
-until_true 20 grep -qE "a rank was lost \(status (3|137)\): queueing it again" "$work/rank.log" || die "$(cat "$work/rank.log")"
+until_true 20 grep -qE "a rank was lost \(status (6|137)\): queueing it again" "$work/rank.log" || die "$(cat "$work/rank.log")"
 grep -qE "^qst-mpi: rank 0 on n1: rank 1 on n2 has died" "$work/rank.log" || die "rank 0 does not say it: $(cat "$work/rank.log")"
 goes_on "$work/rank"
+
+# ends RUN OPTION...: whose files may not be larger than 32 kB, as on a full disk; it is not queued again
+ends() {
+  local run=$1
+  shift
+  job=$(ulimit -f 32 && sbatch --parsable --output="$run.log" --nodes=2 --ntasks-per-node=1 --cpus-per-task=1 \
+    --gpus-per-node=0 slurm/several-nodes.sbatch "${options[@]:1}" --out "$run" "$@")
+  job_wait "$job" 60 FAILED COMPLETED CANCELLED
+  [[ $(job_state "$job") == FAILED && $(scontrol show job "$job") == *"ExitCode=3:0"* ]] ||
+    die "$(scontrol show job "$job"): $(cat "$run.log")"
+  grep -qE "^qst-mpi.*$run/.*: (File too large|No space left)" "$run.log" || die "no reason: $(cat "$run.log")"
+  ! grep -q "queueing it again" "$run.log" || die "queued again: $(cat "$run.log")"
+}
+ends "$work/save" --save-every 1
+ends "$work/metrics" --save-every 0
 
 submit_and_wait "$work/node"
 node_kill n2

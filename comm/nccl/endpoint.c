@@ -22,8 +22,8 @@ static struct {
 static int nccl_status(const struct endpoint *endpoint, ncclResult_t result) {
   if (result == ncclSuccess || result == ncclInProgress) return OK;
   const char *more = endpoint->nccl ? ncclGetLastError(endpoint->nccl) : NULL;
-  return fail(ERR_SYSTEM, "%s: NCCL: %s%s%s", endpoint->operation, ncclGetErrorString(result),
-              more && *more ? ": " : "", more && *more ? more : "");
+  return fail(result == ncclRemoteError ? ERR_LOST : ERR_SYSTEM, "%s: NCCL: %s%s%s", endpoint->operation,
+              ncclGetErrorString(result), more && *more ? ": " : "", more && *more ? more : "");
 }
 
 /** Whether NCCL has taken the last call. */

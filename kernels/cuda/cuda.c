@@ -9,11 +9,16 @@
 #include "base/options.h"
 #include "kernels/cuda/product.h"
 
+/* Faults of the hardware, which another GPU may not have. */
+static bool is_broken(cudaError_t error) {
+  return error == cudaErrorECCUncorrectable || error == cudaErrorNvlinkUncorrectable;
+}
+
 int cuda_check(cudaError_t error, const char *what) {
   if (error == cudaSuccess) return OK;
   if (error == cudaErrorMemoryAllocation)
     return fail(ERR_MEMORY, "cuda: %s: not enough memory on the GPU: lower --micro-batch-tokens", what);
-  return fail(ERR_SYSTEM, "cuda: %s: %s", what, cudaGetErrorString(error));
+  return fail(is_broken(error) ? ERR_LOST : ERR_SYSTEM, "cuda: %s: %s", what, cudaGetErrorString(error));
 }
 
 /* ---- opening --------------------------------------------------------------------------------------------- */

@@ -59,7 +59,7 @@ bool cuda_present(void);
 int cuda_identify(int local_rank, char identity[DEVICE_IDENTITY]);
 int cuda_open(struct device *device, const struct device_options *options);
 
-/** OK, or the error with what was being done. */
+/** OK, or the error with what was being done: ERR_MEMORY, ERR_LOST when the GPU is broken, else ERR_SYSTEM. */
 int cuda_check(cudaError_t error, const char *what);
 
 /** The slots of device_task_begin() and device_task_end(): graph.c. */

@@ -18,6 +18,7 @@ enum status {
   ERR_SYSTEM = 3,   /**< the operating system or a library refused (disk full, MPI, HDF5, …) */
   ERR_MEMORY = 4,   /**< not enough memory */
   ERR_INTERNAL = 5, /**< a fault of this program: a contract of a header was broken */
+  ERR_LOST = 6,     /**< a rank was lost: it died, did not come in time or cannot be reached; another start may do */
   STOPPED = 75      /**< not an error: a signal asked to stop, a checkpoint was saved (EX_TEMPFAIL) */
 };
 

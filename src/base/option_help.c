@@ -12,6 +12,7 @@ static const char statuses[][64] = {"0   done",
                                     "3   the operating system or a library refused",
                                     "4   not enough memory",
                                     "5   a fault of this program",
+                                    "6   a rank was lost: dead, too late or out of reach",
                                     "75  stopped by a signal, a checkpoint was saved: resume"};
 enum { STATUS_COUNT = sizeof statuses / sizeof statuses[0] };
 

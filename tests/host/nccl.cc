@@ -2,6 +2,7 @@
  * match are found, and then moves copies: a buffer that is read too early, or changed before it was sent, shows. */
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -219,6 +220,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int ranks, ncclUniqueId id
 }
 
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *error) {
+  if (getenv("QST_HOST_UNREACHABLE")) comm->error = ncclRemoteError;
   *error = comm->error != ncclSuccess ? comm->error : comm->busy > 0 ? ncclInProgress : ncclSuccess;
   if (comm->busy > 0) comm->busy--;
   return ncclSuccess;

@@ -228,6 +228,10 @@ const char *cudaGetErrorString(cudaError_t error) {
       return "out of memory";
     case cudaErrorNoDevice:
       return "no CUDA-capable device is detected";
+    case cudaErrorECCUncorrectable:
+      return "uncorrectable ECC error encountered";
+    case cudaErrorNvlinkUncorrectable:
+      return "uncorrectable NVLink error detected during the execution";
     case cudaErrorNotReady:
       return "device not ready";
     case cudaErrorLaunchFailure:
