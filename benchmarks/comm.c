@@ -323,12 +323,14 @@ static int say_start(struct bench *bench, json_t **head) {
   strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", gmtime(&now));
   MPI_Get_library_version(library, &size);
   library[strcspn(library, ",\n")] = 0;
-  const char *transport = transport_name(bench->transport);
+  const char *transport = transport_name(bench->transport), *version = transport_version(bench->transport);
   json_t *ranks = json_array();
   *head = json_pack("{ss ss ss ss sO}", "benchmark", "comm", "date", date, "transport", transport, "mpi", library,
                     "ranks", ranks);
+  if (*version) json_object_set_new(*head, transport, json_string(version));
   if (bench->comm->rank == 0)
-    printf("# bench-comm %s\n# transport %s; %s; compiler %s\n", date, transport, library, __VERSION__);
+    printf("# bench-comm %s\n# transport %s%s%s; %s; compiler %s\n", date, transport, *version ? " " : "", version,
+           library, __VERSION__);
   int status = say_ranks(bench, ranks);
   json_decref(ranks);
   return status;

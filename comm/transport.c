@@ -42,6 +42,10 @@ const char *transport_name(const struct transport *transport) {
   return transport->comm->size == 1 ? "self" : transport->operations->name;
 }
 
+const char *transport_version(const struct transport *transport) {
+  return transport->comm->size == 1 ? "" : transport->operations->version();
+}
+
 static int check_sum(enum element element) {
   return element == ELEMENT_BYTE ? fail(ERR_INTERNAL, "a sum of bytes over ranks") : OK;
 }

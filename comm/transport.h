@@ -31,6 +31,8 @@ int transport_open(struct transport **out, struct comm *comm, struct device *dev
 void transport_close(struct transport **transport);
 /** "self", "mpi" or "nccl". */
 const char *transport_name(const struct transport *transport);
+/** Of the library that moves device memory, "2.28.9"; "" where that is MPI, or with one rank. */
+const char *transport_version(const struct transport *transport);
 
 /** Sums in place; I64, F32 and BF16 (each partial sum rounded). */
 int transport_sum(struct transport *transport, void *values, size_t count, enum element element);

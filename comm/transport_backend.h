@@ -9,6 +9,7 @@
 
 struct transport_operations {
   const char *name;
+  const char *(*version)(void);    /**< of a library of its own; "": there is none */
   int (*open)(struct transport *); /**< fills in `state` */
   void (*close)(struct transport *);
   int (*sum)(struct transport *, void *values, size_t count, enum element);

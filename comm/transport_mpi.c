@@ -43,6 +43,10 @@ static MPI_Op sum_of(const struct collectives *state, enum element element) {
   return element == ELEMENT_BF16 ? state->sum_bf16 : MPI_SUM;
 }
 
+static const char *no_version(void) {
+  return "";
+}
+
 /* ---- collectives ----------------------------------------------------------------------------------------- */
 
 static int mpi_open(struct transport *transport) {
@@ -195,6 +199,7 @@ static int mpi_channel_wait(struct channel *channel, int slot) {
 
 const struct transport_operations transport_mpi = {
     .name = "mpi",
+    .version = no_version,
     .open = mpi_open,
     .close = mpi_close,
     .sum = mpi_sum,

@@ -16,6 +16,10 @@ for ranks in 1 2 3; do
   # not enough for a part a rank.
   wanted=(0 28 31 30)
   [[ $rows == "${wanted[ranks]}" ]] || die "$rows rows with $ranks ranks, not ${wanted[ranks]}"
+  if [[ ${DEVICE:-cpu} == cuda ]] && ((ranks > 1)); then
+    grep -q '^# transport nccl 2\.28\.9; ' "$work/$ranks.txt" || die "no version of NCCL: $(head -n 2 "$work/$ranks.txt")"
+    grep -q '"nccl": "2.28.9"' "$work/$ranks.json" || die "no version of NCCL: $(head -n 9 "$work/$ranks.json")"
+  fi
   grep -q "^# rank $((ranks - 1)), " "$work/$ranks.txt" || die "rank $((ranks - 1)) has no line"
 done
 
@@ -25,6 +29,13 @@ fails() { # TEXT OPTION...: with two ranks
   ! "${mpirun[@]}" 2 "$bench" "$@" >"$work/out" 2>&1 || die "accepted: $*"
   grep -q "$text" "$work/out" || die "$* does not say \"$text\": $(cat "$work/out")"
 }
+if [[ ${DEVICE:-cpu} == cuda ]]; then
+  export QST_HOST_NCCL=21304
+  fails 'NCCL 2\.13\.4 was found, 2\.14\.0 or later is needed: install' "${small[@]}"
+  QST_HOST_NCCL=2804
+  fails 'NCCL 2\.8\.4 was found' "${small[@]}"
+  unset QST_HOST_NCCL
+fi
 fails 'not overwritten' "${small[@]}" --json "$work/2.json"
 fails 'unknown option --sizes' --sizes 3
 fails 'no operation' "${small[@]}" --search nothing

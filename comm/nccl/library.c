@@ -5,6 +5,7 @@
 
 /* What is passed on: result, name, parameters, arguments. */
 #define FUNCTIONS(X)                                                                                                  \
+  X(ncclResult_t, ncclGetVersion, (int *version), (version))                                                          \
   X(ncclResult_t, ncclGetUniqueId, (ncclUniqueId * id), (id))                                                         \
   X(ncclResult_t, ncclCommInitRankConfig,                                                                             \
     (ncclComm_t * comm, int ranks, ncclUniqueId id, int rank, ncclConfig_t *config), (comm, ranks, id, rank, config)) \
@@ -37,6 +38,7 @@
 #define SLOT(result, name, parameters, arguments) result(*name) parameters;
 static struct {
   void *library;
+  int is_whole; /* all functions are found */
   FUNCTIONS(SLOT)
 } loaded;
 #undef SLOT
@@ -51,6 +53,8 @@ FUNCTIONS(PASS_ON)
 static int load(void) {
   TRY(library_open(&loaded.library, "nccl", NCCL_MAJOR,
                    "several GPUs need it: install NCCL or add its folder to LD_LIBRARY_PATH"));
+  TRY(library_find(loaded.library, "ncclGetVersion", &loaded.ncclGetVersion));
+  TRY(nccl_check_version()); /* an older one lacks functions */
 #define FIND(result, name, parameters, arguments) TRY(library_find(loaded.library, #name, &loaded.name));
   FUNCTIONS(FIND)
 #undef FIND
@@ -58,5 +62,8 @@ static int load(void) {
 }
 
 int nccl_load(void) {
-  return loaded.library ? OK : fail_at(load(), "nccl");
+  if (loaded.is_whole) return OK;
+  TRY(fail_at(load(), "nccl"));
+  loaded.is_whole = 1;
+  return OK;
 }

@@ -8,7 +8,12 @@
 
 #include <nccl.h>
 
-/** ERR_SYSTEM when the library can't be loaded or lacks a function. Once is enough, more do nothing. */
+/** ERR_SYSTEM when the library can't be loaded, is too old or lacks a function. Once is enough, more do nothing. */
 int nccl_load(void);
+
+/** What nccl_load() asks: ERR_SYSTEM when the library is older than what is called here, saying both versions. */
+int nccl_check_version(void);
+/** "2.28.9"; "" before the library was loaded. */
+const char *nccl_version(void);
 
 #endif

@@ -167,6 +167,7 @@ static int nccl_channel_wait(struct channel *channel, int slot) {
 
 const struct transport_operations transport_nccl = {
     .name = "nccl",
+    .version = nccl_version,
     .open = nccl_open,
     .close = nccl_close,
     .sum = nccl_sum,

@@ -167,8 +167,17 @@ int MPI_Test(MPI_Request *request, int *flag, MPI_Status *state) {
   return PMPI_Test(request, flag, state);
 }
 
+int nccl_check_version(void);
+
 int nccl_load(void) {
-  return 0;
+  return nccl_check_version();
+}
+
+/* That of the interface; QST_HOST_NCCL is another one. */
+ncclResult_t ncclGetVersion(int *version) {
+  const char *wanted = getenv("QST_HOST_NCCL");
+  *version = wanted ? atoi(wanted) : 22809;
+  return ncclSuccess;
 }
 
 const char *ncclGetErrorString(ncclResult_t result) {

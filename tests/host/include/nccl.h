@@ -32,6 +32,7 @@ typedef struct {
 #define NCCL_CONFIG_INITIALIZER \
   { 0xcafebeef, 1 }
 
+ncclResult_t ncclGetVersion(int *version);
 const char *ncclGetErrorString(ncclResult_t result);
 const char *ncclGetLastError(ncclComm_t comm);
 ncclResult_t ncclGetUniqueId(ncclUniqueId *id);
