@@ -100,7 +100,9 @@ static int connect(struct endpoint *endpoint, ncclUniqueId id, int size, int ran
   /* All connections now: one that is made at the first use would hold up the host until the partner comes there. */
   setenv("NCCL_RUNTIME_CONNECT", "0", 0);
   snprintf(endpoint->operation, sizeof endpoint->operation, "start of NCCL among %d ranks", size);
-  return settle(endpoint, ncclCommInitRankConfig(&endpoint->nccl, size, id, rank, &config));
+  int status = settle(endpoint, ncclCommInitRankConfig(&endpoint->nccl, size, id, rank, &config));
+  if (status != OK) endpoint->nccl = NULL; /* never opened: its end would fail, too, and hide why */
+  return status;
 }
 
 int endpoint_open(struct endpoint *endpoint, struct comm *comm, struct device *device, ncclUniqueId id, int size,
