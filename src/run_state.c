@@ -145,6 +145,11 @@ static int prepare_folder(struct run_state *run, int64_t *newest) {
   if (*newest >= 0 && !run->options->resume)
     return fail(ERR_USAGE, "%s already holds a run, at step %lld: go on with --resume, or give another --out",
                 run->folder.path, (long long)*newest);
+  return OK;
+}
+
+/* Those that the run goes on with; ones that it refuses leave no trace. */
+static int write_options(const struct run_state *run) {
   struct buffer text = {0};
   char *path = NULL;
   int status;
@@ -162,10 +167,10 @@ int run_state_start(struct run_state *run) {
   int64_t newest = -1;
   TRY(comm_agree(comm, comm->rank == 0 ? prepare_folder(run, &newest) : OK));
   TRY(comm_broadcast(comm, &newest, sizeof newest, 0));
-  if (newest < 0) return comm_agree(comm, initialize(run));
-  int status = resume(run, newest);
+  int status = newest < 0 ? initialize(run) : resume(run, newest);
+  if (status == OK && comm->rank == 0) status = write_options(run);
   /* A run that was killed between a checkpoint and its links left the old ones. */
-  if (status == OK && comm->rank == 0) status = run_folder_link(&run->folder, &run->state);
+  if (status == OK && comm->rank == 0 && newest >= 0) status = run_folder_link(&run->folder, &run->state);
   return comm_agree(comm, status);
 }
 

@@ -65,6 +65,13 @@ grep -qE "^resumed +--micro-batch-tokens 96, as the run has it" "$work/err" || d
 "$QST" "${options[@]}" --out "$work/auto-fresh" --micro-batch-tokens auto --resume --no-quiet --steps 1 2>"$work/err"
 grep -qE "^planned .* --micro-batch-tokens [0-9]+" "$work/err" || die "nothing to resume, nothing planned: $(cat "$work/err")"
 
+# A resume that is refused leaves the run as it was.
+cut ranks-2 refused
+cp "$work/refused/options" "$work/kept"
+! "$QST" "${options[@]}" --out "$work/refused" --lr 1 --resume 2>"$work/err" || die "another learning rate was accepted"
+grep -q 'it has "lr = 0.003", the command says "lr = 1"' "$work/err" || die "not what differs: $(cat "$work/err")"
+cmp "$work/kept" "$work/refused/options"
+
 # A different seed must differ, or the comparison proves nothing.
 "$QST" "${options[@]}" --out "$work/other" --seed 2
 ! cmp -s "$work/one/step-000030.h5" "$work/other/step-000030.h5" || die "another seed gave the same checkpoint"
