@@ -31,7 +31,7 @@ static struct machine machine_of(const struct plan_request *request, int ranks) 
 
 /* `request` with its stages and its growth, on so many ranks. */
 static int plan_point(const struct plan_request *request, int ranks, const struct variant *variant,
-                      double *tokens_per_second) {
+                      struct sweep_point *out) {
   struct options options = *request->options;
   struct plan_request at = *request;
   struct rehearsal *rehearsals = NULL;
@@ -46,7 +46,8 @@ static int plan_point(const struct plan_request *request, int ranks, const struc
   int status = plan_combine(&at, rehearsals, &plan);
   plan_forget(&rehearsals, at.stages);
   TRY(status);
-  *tokens_per_second = plan.tokens_per_second;
+  *out = (struct sweep_point){
+      .ranks = ranks, .nodes = at.machine.nodes, .tokens_per_second = plan.tokens_per_second, .fits = plan.fits};
   plan_free(&plan);
   return OK;
 }
@@ -79,11 +80,11 @@ static int fill_points(const struct plan_request *request, struct sweep *sweep) 
     for (int v = 0; v < SWEEP_VARIANTS; v++)
       for (int i = 0; i < sweep->count; i++, point++) {
         const struct sweep_point *first = point - i;
-        point->ranks = ranks_at(request, i);
-        point->nodes = machine_of(request, point->ranks).nodes;
         struct plan_request at = *request;
-        at.growth = growth_at(request, point->ranks, weak);
-        TRY(plan_point(&at, point->ranks, &variants[v], &point->tokens_per_second));
+        int ranks = ranks_at(request, i);
+        at.growth = growth_at(request, ranks, weak);
+        TRY(plan_point(&at, ranks, &variants[v], point));
+        if (!point->fits) sweep->too_large++;
         point->efficiency = point->tokens_per_second / point->ranks / (first->tokens_per_second / first->ranks);
       }
   return OK;
@@ -120,7 +121,10 @@ static int read_point(const struct plan_request *request, const json_t *entry, c
     return fail(ERR_INPUT, "%s: a point needs scaling (strong or weak), ranks and tokens_per_second", path);
   TRY(check_grid(request, out, path));
   at.growth = rows ? (double)rows / (double)request->options->global_batch : growth_at(request, out->ranks, out->weak);
-  return plan_point(&at, out->ranks, &variants[0], &out->planned);
+  struct sweep_point planned;
+  TRY(plan_point(&at, out->ranks, &variants[0], &planned));
+  out->planned = planned.tokens_per_second;
+  return OK;
 }
 
 static int read_points(const struct plan_request *request, const json_t *points, const char *path,

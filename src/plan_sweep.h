@@ -21,12 +21,14 @@ struct sweep_point {
   int ranks, nodes;
   double tokens_per_second;
   double efficiency; /**< tokens/s a rank against the first point's */
+  bool fits;         /**< in the ranks' memory */
 };
 
 /** Strong first, then weak; of each variant by number of ranks. */
 struct sweep {
   struct sweep_point *points; /**< [SWEEP_SCALINGS][SWEEP_VARIANTS][count] */
   int count;
+  int too_large; /**< points that do not fit */
   int node_unit; /**< whole nodes are planned in multiples of so many: others do not divide into pipelines */
   struct measured_point {
     bool weak;

@@ -31,9 +31,17 @@ static int print_left_out(const struct sweep *sweep, struct buffer *out) {
                       sweep->node_unit);
 }
 
+static int print_too_large(const struct sweep *sweep, struct buffer *out) {
+  int all = SWEEP_SCALINGS * SWEEP_VARIANTS * sweep->count;
+  if (sweep->too_large == 0) return OK;
+  return buffer_print(out, "memory     %d of these %d points DO NOT FIT: plan without --sweep says what would\n",
+                      sweep->too_large, all);
+}
+
 int sweep_print(const struct sweep *sweep, struct buffer *out) {
   for (int weak = 0; weak < SWEEP_SCALINGS; weak++) TRY(print_scaling(sweep, weak, out));
   TRY(print_left_out(sweep, out));
+  TRY(print_too_large(sweep, out));
   for (int i = 0; i < sweep->measured_count; i++) {
     const struct measured_point *point = &sweep->measured[i];
     TRY(buffer_print(out, "measured   %s, %d ranks (%d stage%s): %.1f tokens/s, the plan says %.1f (%+.1f %%)\n",
@@ -49,9 +57,9 @@ static json_t *variant_json(const struct sweep *sweep, bool weak, int variant) {
   json_t *points = json_array();
   for (int i = 0; i < sweep->count; i++) {
     const struct sweep_point *point = sweep_at(sweep, weak, variant, i);
-    json_array_append_new(
-        points, json_pack("{s:i, s:i, s:f, s:f}", "nodes", point->nodes, "ranks", point->ranks, "tokens_per_second",
-                          point->tokens_per_second, "efficiency", point->efficiency));
+    json_array_append_new(points, json_pack("{s:i, s:i, s:f, s:f, s:b}", "nodes", point->nodes, "ranks", point->ranks,
+                                            "tokens_per_second", point->tokens_per_second, "efficiency",
+                                            point->efficiency, "fits", point->fits));
   }
   return json_pack("{s:s, s:s, s:o}", "scaling", scaling_names[weak], "variant", sweep_variant_name(variant), "points",
                    points);

@@ -120,6 +120,9 @@ across 3 1 1 1 3 6 12
 across 12 1 3 6 12
 across 16 1 2 4 8
 across 4 0 1 1 2 4
+"$QST" plan --model-shape llama-2-70b --gpu l4 --gpus-per-node 8 --global-batch 64 --sweep >"$work/large.txt"
+grep -qE "^memory +([0-9]+) of these \\1 points DO NOT FIT" "$work/large.txt" || die "70B fits on an L4: $(cat "$work/large.txt")"
+! grep -q "DO NOT FIT" "$work/sweep.txt" || die "135M does not fit on an A100: $(cat "$work/sweep.txt")"
 fails "the model has 30 layers" "${sweep[@]}" --pipeline-stages 32
 
 echo '{"points": [{"scaling": "sideways", "ranks": 2}]}' >"$work/wrong.json"
