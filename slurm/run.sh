@@ -46,6 +46,8 @@ if ((status > 128 || status == 6)); then
     say "a rank was lost (status $status) within ${QST_RETRY_AFTER:-300} s of the start, so it is not queued again"
   elif ((${SLURM_RESTART_COUNT:-0} < ${QST_RETRIES:-20})); then
     requeue "a rank was lost (status $status)"
+  else
+    say "a rank was lost (status $status); it was queued again ${QST_RETRIES:-20} times before, so it is not now"
   fi
 fi
 exit "$status"

@@ -41,6 +41,11 @@ grep -q "srun: error: n2: task 1: Killed" "$work/early.log" || die "who died is 
 grep -q "within 300 s of the start, so it is not queued again" "$work/early.log" || die "no reason: $(cat "$work/early.log")"
 
 export QST_RETRY_AFTER=0
+QST_RETRIES=0 submit_and_wait "$work/often"
+kill -KILL "$(rank_on n2)"
+job_wait "$job" 20 FAILED
+grep -q "queued again 0 times before, so it is not now" "$work/often.log" || die "no reason: $(cat "$work/often.log")"
+
 submit_and_wait "$work/rank"
 kill -KILL "$(rank_on n2)"
 until_true 20 grep -qE "a rank was lost \(status (6|137)\): queueing it again" "$work/rank.log" || die "$(cat "$work/rank.log")"
