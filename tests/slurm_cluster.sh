@@ -124,8 +124,10 @@ until_true() {
   done
 }
 
+# A node that died leaves no sockets to the steps it ran, in whose way they would be when the job comes back.
 node_start() {
   mkdir -p "$cluster/spool.$1" "$cluster/tmp.$1"
+  rm -f "$cluster/spool.$1"/stepd.slurm.pmix.*
   slurmd -D -N "$1" >/dev/null 2>&1 &
   daemons[$1]=$!
 }
