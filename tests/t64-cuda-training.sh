@@ -65,6 +65,16 @@ status=0
 QST_HOST_GPUS=0 "$QST" "${options[@]}" --device cuda --out "$work/none" 2>"$work/error" || status=$?
 ((status == 3)) || die "status $status: $(cat "$work/error")"
 grep -q 'no GPU' "$work/error" || die "no GPU: status $status, $(cat "$work/error")"
+for driver in 0 12040; do
+  status=0 wanted='no GPU to compute on'
+  if ((driver)); then wanted='the driver knows CUDA 12.4, this program was built with 13.0'; fi
+  QST_HOST_DRIVER=$driver "$QST" "${options[@]}" --device cuda --out "$work/none" 2>"$work/error" || status=$?
+  ((status == 3)) || die "status $status: $(cat "$work/error")"
+  grep -q "$wanted" "$work/error" || die "driver $driver: $(cat "$work/error")"
+done
+status=0
+QST_HOST_DRIVER=12040 "$QST" "${options[@]}" --device auto --out "$work/none" 2>"$work/error" || status=$?
+((status == 3)) || die "with an old driver auto: status $status, $(cat "$work/error")"
 status=0
 QST_HOST_CAPABILITY=7 "$QST" "${options[@]}" --device cuda --out "$work/none" 2>"$work/error" || status=$?
 ((status == 3)) || die "status $status: $(cat "$work/error")"

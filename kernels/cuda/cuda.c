@@ -30,20 +30,39 @@ static cudaError_t count_gpus(int *count) {
   return cudaGetDeviceCount(count);
 }
 
+/** Whether there is a driver, but none that this program's runtime can use. */
+static bool driver_is_old(cudaError_t error) {
+  int driver = 0;
+  return error == cudaErrorInsufficientDriver && cudaDriverGetVersion(&driver) == cudaSuccess && driver > 0;
+}
+
 bool cuda_present(void) {
   int count = 0;
-  if (count_gpus(&count) == cudaSuccess && count > 0) return true;
+  cudaError_t error = count_gpus(&count);
+  if (error == cudaSuccess && count > 0) return true;
   cudaGetLastError();
-  return false;
+  return driver_is_old(error); /* which opening will say */
+}
+
+static int refuse_gpus(cudaError_t error) {
+  int driver = 0, runtime = 0;
+  if (!driver_is_old(error))
+    return fail(ERR_SYSTEM, "cuda: no GPU to compute on (%s): --device cpu computes without one",
+                error == cudaSuccess ? "none is visible" : cudaGetErrorString(error));
+  cudaDriverGetVersion(&driver);
+  cudaRuntimeGetVersion(&runtime);
+  return fail(
+      ERR_SYSTEM,
+      "cuda: the driver knows CUDA %d.%d, this program was built with %d.%d: update the driver, or build with a "
+      "toolkit that it knows; --device cpu computes without a GPU",
+      driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
 }
 
 /** A scheduler shows each task its own GPU, or all of them to every task. */
 static int choose_gpu(int local_rank, int *gpu, struct cudaDeviceProp *properties) {
   int count = 0, chosen = 0;
   cudaError_t error = count_gpus(&count);
-  if (error != cudaSuccess || count == 0)
-    return fail(ERR_SYSTEM, "cuda: no GPU to compute on (%s): --device cpu computes without one",
-                error == cudaSuccess ? "none is visible" : cudaGetErrorString(error));
+  if (error != cudaSuccess || count == 0) return refuse_gpus(error);
   if (count > 1) chosen = local_rank;
   if (chosen >= count)
     return fail(ERR_USAGE, "cuda: rank %d of this host has no GPU of its own: there are %d; start fewer ranks", chosen,

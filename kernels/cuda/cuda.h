@@ -51,7 +51,7 @@ static inline struct cuda_context *cuda_context(const struct device *device) {
   return &state->lanes[state->lane];
 }
 
-/** Whether a driver and a GPU are there. */
+/** Whether a driver and a GPU are there; also when the driver is too old, which is an error and no reason to go without. */
 bool cuda_present(void);
 
 /** Fills `device`. ERR_SYSTEM without a driver, a GPU, cuBLASLt or the compute capability; ERR_USAGE when this host has

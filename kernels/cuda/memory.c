@@ -84,14 +84,19 @@ static int wait_for_lane(const struct device *device, enum lane lane, const char
 
 /* ---- memory ---------------------------------------------------------------------------------------------- */
 
+static int refuse_memory(size_t bytes) {
+  size_t left = 0, all = 0;
+  cudaGetLastError(); /* not to be reported again by the next call */
+  cudaMemGetInfo(&left, &all);
+  return fail(ERR_MEMORY, "cuda: no %.1f MB of memory left on the GPU: %.1f of %.1f MB are free", (double)bytes / 1e6,
+              (double)left / 1e6, (double)all / 1e6);
+}
+
 /** Zero for every lane: waits. */
 static int cuda_allocate(struct device *device, void **out, size_t bytes) {
   cudaStream_t stream = cuda_context(device)->stream;
   cudaError_t error = cudaMalloc(out, bytes ? bytes : 1);
-  if (error == cudaErrorMemoryAllocation) {
-    cudaGetLastError(); /* not to be reported again by the next call */
-    return fail(ERR_MEMORY, "cuda: no %.1f MB of memory left on the GPU", (double)bytes / 1e6);
-  }
+  if (error == cudaErrorMemoryAllocation) return refuse_memory(bytes);
   TRY(cuda_check(error, "allocation"));
   TRY(cuda_check(cudaMemsetAsync(*out, 0, bytes, stream), "allocation"));
   return cuda_check(cudaStreamSynchronize(stream), "allocation");

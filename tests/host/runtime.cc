@@ -49,6 +49,7 @@ struct CUevent_st {
 
 namespace {
 
+enum { RUNTIME_VERSION = 13000, MEMORY = 1 << 30 };
 enum kind { DEVICE, MANAGED, PINNED };
 struct allocation {
   size_t bytes;
@@ -226,6 +227,8 @@ const char *cudaGetErrorString(cudaError_t error) {
       return "invalid argument";
     case cudaErrorMemoryAllocation:
       return "out of memory";
+    case cudaErrorInsufficientDriver:
+      return "CUDA driver version is insufficient for CUDA runtime version";
     case cudaErrorNoDevice:
       return "no CUDA-capable device is detected";
     case cudaErrorECCUncorrectable:
@@ -248,9 +251,24 @@ cudaError_t cudaGetLastError(void) {
   return error;
 }
 
+/* QST_HOST_DRIVER: the driver's version, as new as the runtime's by default. */
+cudaError_t cudaDriverGetVersion(int *version) {
+  const char *wanted = getenv("QST_HOST_DRIVER");
+  *version = wanted ? atoi(wanted) : RUNTIME_VERSION;
+  return cudaSuccess;
+}
+
+cudaError_t cudaRuntimeGetVersion(int *version) {
+  *version = RUNTIME_VERSION;
+  return cudaSuccess;
+}
+
 /* QST_HOST_GPUS: how many there are, 1 by default. */
 cudaError_t cudaGetDeviceCount(int *count) {
   const char *wanted = getenv("QST_HOST_GPUS");
+  int driver;
+  cudaDriverGetVersion(&driver);
+  if (driver < RUNTIME_VERSION) return failed(cudaErrorInsufficientDriver);
   *count = wanted ? atoi(wanted) : 1;
   return *count > 0 ? cudaSuccess : failed(cudaErrorNoDevice);
 }
@@ -275,7 +293,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int devic
   const char *capability = getenv("QST_HOST_CAPABILITY"), *minor = capability ? strchr(capability, '.') : nullptr;
   *properties = cudaDeviceProp{};
   snprintf(properties->name, sizeof properties->name, "host runtime %d", device);
-  properties->totalGlobalMem = (size_t)1 << 30;
+  properties->totalGlobalMem = MEMORY;
   properties->major = capability ? atoi(capability) : 9;
   properties->minor = minor ? atoi(minor + 1) : 0;
   unsigned number = first_gpu() + (unsigned)device;
@@ -377,6 +395,13 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
   delete graph;
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemGetInfo(size_t *left, size_t *all) {
+  *all = *left = MEMORY;
+  for (const auto &[block, a] : allocations)
+    if (a.where == DEVICE) *left -= a.bytes < *left ? a.bytes : *left;
   return cudaSuccess;
 }
 
