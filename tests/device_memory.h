@@ -25,22 +25,31 @@ static inline bool testing_cuda(void) {
 #ifdef QST_CUDA
 #include <cuda_runtime_api.h>
 
+/** Whether host and GPU may both use managed memory while the other does; else the host's own memory is what they share. */
+static inline bool shares_managed(void) {
+  int shares = 0;
+  return cudaDeviceGetAttribute(&shares, cudaDevAttrConcurrentManagedAccess, 0) == cudaSuccess && shares;
+}
+
 /** As memory_array(), for shared_free(). */
 static inline int shared_array(void *out, size_t count, size_t size) {
   void *block = NULL;
   if (!testing_cuda()) return memory_array(out, count, size);
-  if (cudaMallocManaged(&block, count * size + 1, cudaMemAttachGlobal) != cudaSuccess)
-    return fail(ERR_MEMORY, "no managed memory");
+  if ((shares_managed() ? cudaMallocManaged(&block, count * size + 1, cudaMemAttachGlobal)
+                        : cudaMallocHost(&block, count * size + 1)) != cudaSuccess)
+    return fail(ERR_MEMORY, "no memory that host and GPU share");
   memset(block, 0, count * size + 1);
   memcpy(out, &block, sizeof block);
   return OK;
 }
 
 static inline void shared_free(void *block) {
-  if (testing_cuda()) {
+  if (!testing_cuda()) {
+    free(block);
+  } else if (shares_managed()) {
     cudaFree(block);
   } else {
-    free(block);
+    cudaFreeHost(block);
   }
 }
 #else

@@ -16,11 +16,11 @@ cuda_context context;
 
 std::vector<void *> blocks;
 
-/** Memory that host and device reach, until the end of main. */
+/** The host's memory, which the device reaches, until the end of main. */
 template <typename T>
 T *shared_with_gpu(size_t count) {
   void *block = nullptr;
-  if (cudaMallocManaged(&block, count * sizeof(T), cudaMemAttachGlobal) != cudaSuccess) exit(1);
+  if (cudaMallocHost(&block, count * sizeof(T)) != cudaSuccess) exit(1);
   blocks.push_back(block);
   memset(block, 0, count * sizeof(T));
   return static_cast<T *>(block);
@@ -177,7 +177,7 @@ int main(void) {
   test_copies(true);
   test_copies(false);
   test_numbers();
-  for (void *block : blocks) cudaFree(block);
+  for (void *block : blocks) cudaFreeHost(block);
   cudaStreamDestroy(context.stream);
   return check_result();
 }
