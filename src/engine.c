@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/threads.h"
+#include "peak.h"
 #include "side_source.h"
 
 /* ---- opening -------------------------------------------------------------------------------------------- */
@@ -26,35 +27,6 @@ static int open_device(struct engine *engine, const struct options *options, con
                                                                .local_rank = engine->grid->world->local_rank,
                                                                .hardware = plan->hardware,
                                                                .limits = limits});
-}
-
-/* The best of a few products of 1024 x 2048 x 2048: small enough to leave no mark on the peak of memory. */
-static int measure_peak(struct engine *engine) {
-  enum { ROWS = 1024, WIDTH = 2048, RUNS = 4 };
-  const double LONG = 0.5; /* seconds: a device as slow as that is not worth more of them */
-  struct device *device = engine->device;
-  size_t thin = device_act_bytes(device, (size_t)ROWS * WIDTH),
-         square = device_act_bytes(device, (size_t)WIDTH * WIDTH);
-  void *x = NULL, *y = NULL, *w = NULL;
-  int status;
-  TRY_GOTO(status, cleanup, device_allocate(device, MEMORY_WORKSPACE, &x, thin));
-  TRY_GOTO(status, cleanup, device_allocate(device, MEMORY_WORKSPACE, &y, thin));
-  TRY_GOTO(status, cleanup, device_allocate(device, MEMORY_WORKSPACE, &w, square));
-  double start = clock_seconds();
-  for (int run = 0; run < RUNS && clock_seconds() - start < LONG; run++) {
-    double begin = clock_seconds();
-    TRY_GOTO(
-        status, cleanup,
-        device_linear(device, &(struct linear_args){.y = y, .x = x, .w = w, .rows = ROWS, .n = WIDTH, .k = WIDTH}));
-    TRY_GOTO(status, cleanup, device_synchronize(device));
-    double rate = 2.0 * ROWS * WIDTH * WIDTH / (clock_seconds() - begin);
-    if (rate > engine->peak) engine->peak = rate;
-  }
-cleanup:
-  device_release(device, MEMORY_WORKSPACE, &x, thin);
-  device_release(device, MEMORY_WORKSPACE, &y, thin);
-  device_release(device, MEMORY_WORKSPACE, &w, square);
-  return status;
 }
 
 static int load_side(struct engine *engine, struct checkpoint *source) {
@@ -167,7 +139,8 @@ static int open_with_file(struct engine *engine, struct backbone_file *file, con
   struct pipeline order = plan->use == ENGINE_CALIBRATE
                               ? pipeline_make(1, 0, false, false) /* a micro-batch at a time, past the lanes */
                               : pipeline_make(grid->stages, grid->stage, plan->use == ENGINE_TRAIN, overlaps);
-  if (!plan->hardware && (plan->use == ENGINE_TRAIN || plan->use == ENGINE_TAPS)) TRY(measure_peak(engine));
+  if (!plan->hardware && (plan->use == ENGINE_TRAIN || plan->use == ENGINE_TAPS))
+    TRY(peak_measure(engine->device, &engine->peak));
   TRY(backbone_open(&engine->backbone, engine->device, file, &engine->stage, engine->capacity, plan->positions));
   TRY(open_side(engine, options, plan, &order));
   return open_buffers(engine, options, plan, &order);
