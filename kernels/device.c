@@ -179,3 +179,7 @@ int device_task_begin(struct device *device, uint64_t key, bool *replayed) {
 int device_task_end(struct device *device) {
   return device->memory->task_end ? device->memory->task_end(device) : OK;
 }
+
+int device_prepare(struct device *device, int rows, int (*work)(void *context, int rows), void *context) {
+  return device->memory->prepare ? device->memory->prepare(device, rows, work, context) : OK;
+}

@@ -407,6 +407,8 @@ struct device_memory {
   /* Optional, both or none: a device without them never replays. */
   int (*task_begin)(struct device *, uint64_t key, bool *replayed);
   int (*task_end)(struct device *);
+  /* Optional: a device without it has nothing to find out. */
+  int (*prepare)(struct device *, int rows, int (*work)(void *context, int rows), void *context);
   /* Optional, both or none: a device without them copies from and to any memory alike. */
   int (*host_allocate)(struct device *, void **out, size_t bytes);
   void (*host_release)(struct device *, void *block);
@@ -493,6 +495,11 @@ int device_finish(struct device *device, struct device_event *event);
  *  the device can only be closed. Between the two: operations and device_zero() only, no copies, waits or events. */
 int device_task_begin(struct device *device, uint64_t key, bool *replayed);
 int device_task_end(struct device *device);
+
+/** A device that finds out how to do an operation when it first meets its shape does so now: it calls work() with every
+ *  number of rows up to `rows` that makes a difference to it. What work() asks of it computes nothing: operations and
+ *  device_zero() only. */
+int device_prepare(struct device *device, int rows, int (*work)(void *context, int rows), void *context);
 
 static inline size_t device_act_bytes(const struct device *device, size_t elements) {
   return elements * dtype_size(device->act);

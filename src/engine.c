@@ -120,6 +120,33 @@ static int open_buffers(struct engine *engine, const struct options *options, co
   return OK;
 }
 
+/* One sample, a label on each token; what the arrays hold does not matter. */
+static void pretend(struct micro_batch *batch, int rows) {
+  batch->rows = batch->label_count = rows;
+  batch->segments = (struct segments){.count = 1,
+                                      .q_start = batch->q_start,
+                                      .k_start = batch->k_start,
+                                      .k_length = batch->k_length,
+                                      .max_queries = rows,
+                                      .max_keys = rows};
+}
+
+/* The operations of a micro-batch of so many tokens. */
+static int prepare_rows(void *context, int rows) {
+  struct engine *engine = context;
+  struct slot *slot = &engine->lanes.slots[0];
+  struct side *side = engine->lanes.side;
+  struct head *head = engine->lanes.head;
+  struct side_frame *frame = side ? &side->frames[0] : NULL;
+  pretend(&slot->batch, rows);
+  TRY(tap_source_run(&engine->source, 0, &slot->batch, NULL, &slot->taps));
+  if (side) TRY(side_forward(side, frame, &slot->batch, &slot->taps, NULL));
+  if (head) TRY(head_forward(head, &slot->batch, &slot->taps, side ? frame->s_out : NULL));
+  if (!side || !side->training) return head ? head_loss(head, &slot->batch, &engine->sums) : OK;
+  if (head) TRY(head_backward(head, &slot->batch, &slot->taps, frame->ds, &engine->sums));
+  return side_backward(side, frame, &slot->batch, &slot->taps, &engine->sums, NULL);
+}
+
 static int check_stages(const struct model_config *config, int stages) {
   if (stages <= config->layers) return OK;
   return fail(ERR_USAGE, "--pipeline-stages %d: the model has %d layers, and a stage needs one", stages,
@@ -143,7 +170,8 @@ static int open_with_file(struct engine *engine, struct backbone_file *file, con
     TRY(peak_measure(engine->device, &engine->peak));
   TRY(backbone_open(&engine->backbone, engine->device, file, &engine->stage, engine->capacity, plan->positions));
   TRY(open_side(engine, options, plan, &order));
-  return open_buffers(engine, options, plan, &order);
+  TRY(open_buffers(engine, options, plan, &order));
+  return plan->use == ENGINE_GENERATE ? OK : device_prepare(engine->device, engine->capacity, prepare_rows, engine);
 }
 
 int engine_open(struct engine *engine, const struct options *options, const struct grid *grid,

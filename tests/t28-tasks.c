@@ -1,5 +1,5 @@
 /* Tasks that repeat: replayed or done again, the results are those of doing the operations, with what is in device memory
- * at the time.
+ * at the time. And what a device finds out beforehand.
  *
  * RUN ranks=1
  * RUN ranks=1 device=cuda */
@@ -88,8 +88,54 @@ static void test_many(struct crew *crew, struct device *device) {
   forget_all();
 }
 
+/* ---- what is found out beforehand -------------------------------------------------------------------------- */
+
+struct preparation {
+  struct device *device;
+  const struct work *work;
+  int calls, last;
+};
+
+static int prepare_rows(void *context, int rows) {
+  struct preparation *p = context;
+  CHECK(rows > p->last);
+  p->calls++, p->last = rows;
+  return compute(p->device, p->work, rows);
+}
+
+static int refuse_rows(void *context, int rows) {
+  (void)context;
+  return fail(ERR_INPUT, "not %d rows", rows);
+}
+
+static bool is_untouched(const void *block, size_t bytes) {
+  const char *at = block;
+  for (size_t i = 0; i < bytes; i++)
+    if (at[i] != 0x5a) return false;
+  return true;
+}
+
+/** Every number of rows that matters, the last one too; nothing is computed until it is over, or has failed. */
+static void test_prepare(struct crew *crew, struct device *device) {
+  struct work work = work_open(crew->act), want;
+  struct preparation p = {.device = device, .work = &work};
+  memset(work.y, 0x5a, work.y_bytes);
+  memset(work.dw, 0x5a, sizeof *work.dw * OUT * IN);
+  CHECK_OK(device_prepare(device, ROWS, prepare_rows, &p));
+  CHECK_OK(device_synchronize(device));
+  CHECK(testing_cuda() ? p.calls == 6 && p.last == ROWS : p.calls == 0);
+  CHECK(is_untouched(work.y, work.y_bytes) && is_untouched(work.dw, sizeof *work.dw * OUT * IN));
+  if (testing_cuda()) CHECK_FAILS(ERR_INPUT, "not 1 rows", device_prepare(device, ROWS, refuse_rows, NULL));
+  refresh(crew, device, &work, ROWS - 3, &want);
+  CHECK_OK(compute(device, &work, ROWS - 3));
+  CHECK_OK(device_synchronize(device));
+  CHECK(same(&work, &want));
+  forget_all();
+}
+
 static void test_crew(struct crew *crew) {
   for (int run = 0; run < crew_runs(); run++) {
+    test_prepare(crew, crew_device(crew, run));
     test_replay(crew, crew_device(crew, run));
     test_many(crew, crew_device(crew, run));
   }

@@ -44,6 +44,9 @@ awk 'BEGIN { for (r = 0; r < 40; r++) { printf "{\"input_ids\":["; for (i = 0; i
 "$QST" tokenize --quiet --backbone "$work/b.h5" --in "$work/even.jsonl" --out "$work/even.h5"
 even=("${options[@]}" --data "$work/even.h5" --global-batch 20 --micro-batch-tokens 48 --device cuda)
 "$QST" "${even[@]}" --out "$work/even-1"
+# The products' algorithms are found before the first micro-batch.
+QST_HOST_EARLY_CHOICE=1 "$QST" "${even[@]}" --out "$work/even-early"
+same_run "$work/even-1" "$work/even-early" $steps
 if ((MOST_RANKS >= 2)); then
   "${mpirun[@]}" 2 "$QST" "${even[@]}" --out "$work/even-2"
   same_run "$work/even-1" "$work/even-2" $steps

@@ -23,6 +23,7 @@ struct cuda_task {
   uint64_t key;
   enum lane lane;
   bool seen;
+  unsigned forgotten; /**< the state's when it was seen */
   cudaGraphExec_t graph;
 };
 enum { CUDA_TASKS = 64 };
@@ -38,7 +39,8 @@ struct cuda_state {
   struct cuda_task *recording[LANE_COUNT]; /**< the lane's work goes there instead of being done; or NULL */
   const struct cuda_guard *guard;          /**< NULL or borrowed: stream.h */
   struct device_limits limits;
-  bool scales_rows; /**< cuBLASLt scales the rows of E4M3 operands */
+  bool scales_rows;   /**< cuBLASLt scales the rows of E4M3 operands */
+  unsigned forgotten; /**< how often the products' algorithms were */
 };
 
 static inline struct cuda_state *cuda_state(const struct device *device) {
@@ -66,6 +68,9 @@ int cuda_check(cudaError_t error, const char *what);
 int cuda_task_begin(struct device *device, uint64_t key, bool *replayed);
 int cuda_task_end(struct device *device);
 void cuda_tasks_close(struct cuda_state *state);
+
+/** The slot of device_prepare(): prepare.c. */
+int cuda_prepare(struct device *device, int rows, int (*work)(void *context, int rows), void *context);
 
 /** memory.c */
 extern const struct device_memory cuda_memory;

@@ -36,8 +36,9 @@ int cuda_task_begin(struct device *device, uint64_t key, bool *replayed) {
     *replayed = true;
     return cuda_check(cudaGraphLaunch(task->graph, stream), "a graph");
   }
-  if (!task->seen) {
+  if (!task->seen || task->forgotten != state->forgotten) {
     task->seen = true; /* kernels are loaded and algorithms are found now */
+    task->forgotten = state->forgotten;
     return OK;
   }
   state->recording[state->lane] = task;

@@ -108,7 +108,7 @@ constexpr int SHARED_WITHOUT_ASKING = 48 << 10;
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch(const cuda_context *context, void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared,
                    Arguments... arguments) {
-  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return cudaSuccess;
+  if (context->prepares || grid.x == 0 || grid.y == 0 || grid.z == 0) return cudaSuccess;
   if (shared > SHARED_WITHOUT_ASKING) {
     cudaError_t status = cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
                                               cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);

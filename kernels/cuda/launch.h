@@ -26,6 +26,7 @@ struct cuda_fault {
 struct cuda_context {
   cudaStream_t stream;
   enum dtype act;
+  bool prepares;            /**< nothing is put on the stream: device_prepare() */
   const float *maps;        /**< [MAPS_SIZE] */
   struct cuda_fault *fault; /**< [1] device memory */
   float *sums;              /**< [SUM_SIZE] */

@@ -133,6 +133,7 @@ static int cuda_download(struct device *device, void *to_host, const void *from_
 }
 
 static int cuda_zero(struct device *device, void *block, size_t bytes) {
+  if (cuda_context(device)->prepares) return OK;
   return cuda_check(cudaMemsetAsync(block, 0, bytes, cuda_context(device)->stream), "zeroing");
 }
 
@@ -220,5 +221,6 @@ const struct device_memory cuda_memory = {
     .host_release = cuda_host_release,
     .task_begin = cuda_task_begin,
     .task_end = cuda_task_end,
+    .prepare = cuda_prepare,
     .close = cuda_close,
 };

@@ -161,7 +161,7 @@ static struct shape shape_of(const struct task *t) {
 
 /** Micro-batches differ in their tokens, but not in what multiplies them best: powers of two up to 64, eight numbers an
  *  octave above. */
-static int tokens_like(int tokens) {
+int cuda_tokens_like(int tokens) {
   int step = 1;
   if (tokens > 64) {
     while (step * 16 < tokens) step *= 2;
@@ -175,7 +175,7 @@ static int tokens_like(int tokens) {
 static struct task with_tokens_like(const struct task *t) {
   struct task like = *t;
   int *tokens = t->a_by_step ? &like.k : &like.m;
-  *tokens = tokens_like(*tokens);
+  *tokens = cuda_tokens_like(*tokens);
   return like;
 }
 
@@ -189,10 +189,12 @@ static struct kept *place_of(struct cuda_product *p, const struct shape *shape) 
   return &p->kept[at];
 }
 
-static void keep(struct cuda_product *p, const struct shape *shape, const cublasLtMatmulAlgo_t *algorithm) {
+static void keep(struct device *device, const struct shape *shape, const cublasLtMatmulAlgo_t *algorithm) {
+  struct cuda_product *p = cuda_state(device)->product;
   if (p->kept_count == KEPT / 4 * 3) {
     memset(p->kept, 0, KEPT * sizeof *p->kept);
     p->kept_count = 0;
+    cuda_state(device)->forgotten++;
   }
   *place_of(p, shape) = (struct kept){*shape, *algorithm};
   p->kept_count++;
@@ -248,8 +250,19 @@ static int find_algorithm(struct device *device, const struct task *t, cublasLtM
     return OK;
   }
   TRY(ask(device, t, &shape, out));
-  keep(p, &shape, out);
+  keep(device, &shape, out);
   return OK;
+}
+
+/** The task, or the one whose algorithm it takes. */
+static struct task task_like(const struct device *device, const struct task *t) {
+  return known(device, t) ? *t : with_tokens_like(t);
+}
+
+bool cuda_can_run(struct device *device, const struct task *t) {
+  cublasLtMatmulAlgo_t algorithm;
+  const struct task like = task_like(device, t);
+  return find_algorithm(device, &like, &algorithm) == OK;
 }
 
 static cublasStatus_t multiply(struct device *device, const struct task *t, struct call *call,
@@ -265,9 +278,10 @@ int cuda_run_task(struct device *device, const struct task *t) {
   struct call call;
   cublasLtMatmulAlgo_t algorithm;
   if (t->m == 0 || t->n == 0) return OK;
-  const struct task like = known(device, t) ? *t : with_tokens_like(t);
-  TRY(describe_call(&call, t, device->act));
+  const struct task like = task_like(device, t);
   TRY(find_algorithm(device, &like, &algorithm));
+  if (cuda_context(device)->prepares) return OK;
+  TRY(describe_call(&call, t, device->act));
   cublasStatus_t status = multiply(device, t, &call, &algorithm);
   if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) {
     TRY(find_algorithm(device, t, &algorithm));

@@ -5,7 +5,8 @@
  *
  * The algorithm of a product is what cuBLASLt's heuristics say for its shape, types and alignment, with the number of tokens
  * rounded up to one of a few (or for exactly that number, should the algorithm refuse it), among those whose sums have a
- * fixed order (no reduction in place). It is found at the first use and kept; forgetting it changes nothing.
+ * fixed order (no reduction in place). It is found when it is prepared for (device_prepare), else at the first use, and
+ * kept; forgetting it changes nothing.
  */
 #ifndef QST_KERNELS_CUDA_PRODUCT_H
 #define QST_KERNELS_CUDA_PRODUCT_H
@@ -16,6 +17,9 @@
 int cuda_product_open(struct device *device, const struct device_options *options);
 /** NULL-safe for a device whose product was never opened. */
 void cuda_product_close(struct device *device);
+
+/** The number of tokens whose algorithms are taken for `tokens`: the first from there on that has some of its own. */
+int cuda_tokens_like(int tokens);
 
 int cuda_frozen_linear(struct device *device, const struct frozen_linear_args *arguments);
 /** The same in 8-bit floats (kernels/fp8.h). ERR_INPUT when the rows of all parts, or the columns, are no multiple of 16. */

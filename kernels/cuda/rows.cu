@@ -85,7 +85,7 @@ struct copy_rows {
 };
 
 extern "C" cudaError_t cuda_launch_copy_rows(const cuda_context *context, const copy_rows_args *a) {
-  if (a->zero_rows > 0)
+  if (a->zero_rows > 0 && !context->prepares)
     TRY_CUDA(cudaMemsetAsync(a->y, 0, (size_t)a->zero_rows * a->cols * dtype_size(context->act), context->stream));
   return by_act(context, [&]<typename T>(T) {
     constexpr int N = wide_of<T>;

@@ -32,5 +32,7 @@ size_t cuda_weight_bytes(const struct device *device);
 size_t cuda_sums(const struct device *device);
 
 int cuda_run_task(struct device *device, const struct task *task);
+/** Whether cuBLASLt has an algorithm for it. */
+bool cuda_can_run(struct device *device, const struct task *task);
 
 #endif

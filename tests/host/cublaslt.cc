@@ -1,5 +1,6 @@
 /* The products of kernels/cuda/product.c on the host: op(A) · op(B) + beta · C in fp32, one sum after the other. */
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <cublasLt.h>
 #include <memory>
@@ -108,7 +109,8 @@ void multiply(const task &t) {
   }
 }
 
-/** An algorithm remembers what it was found for; for a third of all other shapes it is not fit. */
+/** An algorithm remembers what it was found for; for a third of all other shapes it is not fit (QST_HOST_EARLY_CHOICE: for
+ *  none, as no other is to be had). */
 void remember(cublasLtMatmulAlgo_t *algorithm, const task &t) {
   *algorithm = {{CHOSEN, t.d.rows, t.d.cols, t.first ? t.a.rows : t.a.cols}};
 }
@@ -116,7 +118,8 @@ void remember(cublasLtMatmulAlgo_t *algorithm, const task &t) {
 bool suits(const cublasLtMatmulAlgo_t *algorithm, const task &t) {
   cublasLtMatmulAlgo_t own;
   remember(&own, t);
-  return memcmp(algorithm, &own, sizeof own) == 0 || (own.data[1] + own.data[2] + own.data[3]) % 3 != 0;
+  return getenv("QST_HOST_EARLY_CHOICE") || memcmp(algorithm, &own, sizeof own) == 0 ||
+         (own.data[1] + own.data[2] + own.data[3]) % 3 != 0;
 }
 
 bool fits(const task &t) {
@@ -213,6 +216,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
       read<layout>(a), read<layout>(b), read<layout>(d), p.first != 0, p.second != 0, 1, 0, {}, {}, {}, {}, {}, {}};
   layout lc = read<layout>(c);
   *count = 0;
+  if (!host_may_choose()) return CUBLAS_STATUS_NOT_SUPPORTED;
+  if (getenv("QST_HOST_NO_ROW_SCALES") && p.scales[0]) return CUBLAS_STATUS_NOT_SUPPORTED;
   if (!handle || p.magic != PRODUCT || read<uint64_t>(preference) != WISHES || most < 1 || !sound(t.a) || !sound(t.b) ||
       !sound(t.d) || !sound(lc) || !fits(t) || !fits_8_bits(t, p))
     return CUBLAS_STATUS_INVALID_VALUE;

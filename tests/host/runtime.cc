@@ -60,9 +60,17 @@ std::map<const char *, allocation> allocations;
 std::set<cudaStream_t> streams;
 cudaError_t last_error = cudaSuccess;
 size_t allowed = HOST_SHARED_FREE;
+bool recorded; /**< some event was */
 
 cudaError_t failed(cudaError_t error) {
   return last_error = error;
+}
+
+/** While a stream is captured: nothing that might wait for the GPU, or change its memory, is permitted. */
+bool capturing() {
+  for (cudaStream_t stream : streams)
+    if (stream->captured) return true;
+  return false;
 }
 
 /** Of an allocation as much is poisoned: for large ones that would take longer than what they are for. */
@@ -84,6 +92,7 @@ void open_memory(bool open) {
 
 cudaError_t allocate(void **out, size_t bytes, kind where) {
   *out = nullptr;
+  if (capturing()) return failed(cudaErrorStreamCaptureUnsupported);
   if (posix_memalign(out, 256, bytes) != 0 || !*out) return failed(cudaErrorMemoryAllocation);
   memset(*out, 0xff, bytes); /* NaN in every format */
   allocations[(const char *)*out] = {bytes, where};
@@ -93,6 +102,7 @@ cudaError_t allocate(void **out, size_t bytes, kind where) {
 
 cudaError_t release(void *block) {
   if (!block) return cudaSuccess;
+  if (capturing()) return failed(cudaErrorStreamCaptureUnsupported);
   cudaError_t status = cudaSuccess;
   for (cudaStream_t stream : streams)
     if (cudaError_t error = cudaStreamSynchronize(stream)) status = error;
@@ -217,6 +227,10 @@ size_t host_shared_allowed() {
   return allowed;
 }
 
+bool host_may_choose() {
+  return !capturing() && !(recorded && getenv("QST_HOST_EARLY_CHOICE"));
+}
+
 extern "C" {
 
 const char *cudaGetErrorString(cudaError_t error) {
@@ -324,16 +338,17 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  if (stream->captured) return failed(cudaErrorStreamCaptureUnsupported);
+  if (capturing()) return failed(cudaErrorStreamCaptureUnsupported);
   return wait_until(stream, stream->given);
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
-  if (stream->captured) return failed(cudaErrorStreamCaptureUnsupported);
+  if (capturing()) return failed(cudaErrorStreamCaptureUnsupported);
   return query(stream, stream->given);
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event) {
+  if (capturing()) return failed(cudaErrorStreamCaptureUnsupported);
   return event->stream ? query(event->stream, event->given) : cudaSuccess;
 }
 
@@ -350,11 +365,13 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   if (stream->captured) return failed(cudaErrorStreamCaptureUnsupported);
+  recorded = true;
   *event = {stream, stream->given};
   return cudaSuccess;
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  if (capturing()) return failed(cudaErrorStreamCaptureUnsupported);
   return event->stream ? wait_until(event->stream, event->given) : cudaSuccess;
 }
 

@@ -23,6 +23,10 @@ void host_enqueue(cudaStream_t stream, std::function<cudaError_t()> work);
 /** A little of every stream's work. */
 void host_advance();
 
+/** Whether cuBLASLt may be asked for an algorithm: not while a stream is captured and, with QST_HOST_EARLY_CHOICE, not once an
+ *  event was recorded, which set-up does not do. */
+bool host_may_choose();
+
 /** Whether all of [block, block + bytes) is in one allocation that a GPU can reach; says so on stderr when not. */
 bool host_on_device(const void *block, size_t bytes, const char *what);
 
