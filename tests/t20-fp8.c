@@ -171,7 +171,7 @@ static struct device_limits limits_of_test(void) {
       .rows = ROWS, .hidden = COLUMNS, .fp8 = true, .widest_input = COLUMNS, .widest_product = 128 * COLUMNS};
 }
 
-/** A GPU whose cuBLASLt can't scale rows, and one without 8-bit floats: the host runtime can be any. */
+/** A GPU that can't scale rows, one whose cuBLASLt can't, and one without 8-bit floats: the host runtime can be any. */
 static void test_other_gpus(void) {
   struct device_options options = {.name = "cuda", .act = "bf16", .limits = limits_of_test()};
   struct device *device = NULL;
@@ -185,6 +185,9 @@ static void test_other_gpus(void) {
   setenv("QST_HOST_CAPABILITY", "8.9", 1);
   for_each_crew(limits_of_test(), test_products);
   unsetenv("QST_HOST_CAPABILITY");
+  setenv("QST_HOST_NO_ROW_SCALES", "1", 1);
+  for_each_crew(limits_of_test(), test_products);
+  unsetenv("QST_HOST_NO_ROW_SCALES");
 }
 
 int main(int count, char **words) {

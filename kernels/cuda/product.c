@@ -126,6 +126,14 @@ static int describe_scales(struct call *call, const struct task *t) {
   return OK;
 }
 
+/** Sums stay in the tensor cores, which keep 14 bits of them: less is lost there than by rounding the operands. */
+static int describe_sums(struct call *call) {
+  const int8_t fast = 1;
+  return check_blas(
+      cublasLtMatmulDescSetAttribute(&call->operation, CUBLASLT_MATMUL_DESC_FAST_ACCUM, &fast, sizeof fast),
+      "choose sums");
+}
+
 static int describe_call(struct call *call, const struct task *t, enum dtype act) {
   cudaDataType_t type = t->fp8 ? CUDA_R_8F_E4M3 : data_type(act);
   cublasOperation_t first = t->b_by_step ? CUBLAS_OP_N : CUBLAS_OP_T, second = t->a_by_step ? CUBLAS_OP_T : CUBLAS_OP_N;
@@ -135,6 +143,7 @@ static int describe_call(struct call *call, const struct task *t, enum dtype act
                  "transpose"));
   TRY(check_blas(cublasLtMatmulDescSetAttribute(&call->operation, CUBLASLT_MATMUL_DESC_TRANSB, &second, sizeof second),
                  "transpose"));
+  if (t->fp8) TRY(describe_sums(call));
   if (t->a_scales) TRY(describe_scales(call, t));
   TRY(describe_matrix(&call->a, type, t->m, t->k, t->a_by_step, t->lda));
   TRY(describe_matrix(&call->b, type, t->n, t->k, t->b_by_step, t->ldb));

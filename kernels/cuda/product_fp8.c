@@ -73,6 +73,15 @@ static int run_through_sums(struct device *device, const struct task *whole, con
   return OK;
 }
 
+/** Whether cuBLASLt itself does: never again once it had no algorithm for one. */
+static bool scales_rows(struct device *device, const struct task *task, const struct operands *o) {
+  struct cuda_state *state = cuda_state(device);
+  struct task scaled = *task;
+  scaled.a_scales = o->input_scales, scaled.b_scales = o->weight_scales;
+  state->scales_rows = state->scales_rows && device->act == DTYPE_BF16 && cuda_can_run(device, &scaled);
+  return state->scales_rows;
+}
+
 /** Columns first .. first + count of y. */
 static int run_columns(struct device *device, const struct frozen_linear_args *a, const struct operands *o, int first,
                        int count, int all) {
@@ -90,10 +99,11 @@ static int run_columns(struct device *device, const struct frozen_linear_args *a
                       .fp8 = true,
                       .c_type = device->act};
   TRY(round_weights(device, a, o->weight_scales, first, first + count));
-  if (a->bias || !cuda_state(device)->scales_rows || device->act != DTYPE_BF16)
-    return run_through_sums(device, &task, a->bias ? a->bias + first : NULL, o->input_scales, o->weight_scales);
-  task.a_scales = o->input_scales, task.b_scales = o->weight_scales;
-  return cuda_run_task(device, &task);
+  if (!a->bias && scales_rows(device, &task, o)) {
+    task.a_scales = o->input_scales, task.b_scales = o->weight_scales;
+    return cuda_run_task(device, &task);
+  }
+  return run_through_sums(device, &task, a->bias ? a->bias + first : NULL, o->input_scales, o->weight_scales);
 }
 
 int cuda_frozen_linear_fp8(struct device *device, const struct frozen_linear_args *a) {

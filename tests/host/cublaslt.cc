@@ -22,6 +22,7 @@ struct product {
   uint64_t magic, first, second; /**< whether an operand is transposed */
   const float *scales[2];        /**< of the rows of the result, and its columns; or NULL */
   uint64_t by_rows[2];
+  uint64_t fast; /**< changes nothing here */
 };
 
 template <typename T, typename Opaque>
@@ -163,7 +164,7 @@ cublasStatus_t cublasLtMatrixLayoutInit(cublasLtMatrixLayout_t opaque, cudaDataT
 }
 
 cublasStatus_t cublasLtMatmulDescInit(cublasLtMatmulDesc_t desc, cublasComputeType_t compute, cudaDataType_t scale) {
-  product p = {PRODUCT, 0, 0, {}, {}};
+  product p = {PRODUCT, 0, 0, {}, {}, 0};
   memcpy(desc, &p, sizeof p);
   return compute == CUBLAS_COMPUTE_32F && scale == CUDA_R_32F ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
 }
@@ -179,6 +180,7 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasL
                 {CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &p.scales[1], sizeof(void *)},
                 {CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &p.by_rows[0], sizeof(int32_t)},
                 {CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &p.by_rows[1], sizeof(int32_t)},
+                {CUBLASLT_MATMUL_DESC_FAST_ACCUM, &p.fast, sizeof(int8_t)},
                 {CUBLASLT_MATMUL_DESC_TRANSA, &p.first, sizeof(cublasOperation_t)},
                 {CUBLASLT_MATMUL_DESC_TRANSB, &p.second, sizeof(cublasOperation_t)}};
   if (p.magic != PRODUCT) return CUBLAS_STATUS_INVALID_VALUE;
