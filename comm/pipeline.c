@@ -4,8 +4,8 @@
  * side lane drains at the end of a step, the backbone lane fills slots, about half as many as there are stages. With these
  * numbers the slowest of 4 stages idles for at most 0.5 % of a step of 8 equal micro-batches in the shapes that
  * tests/t48-bubble.c simulates; with fewer micro-batches, or more stages, for several percent. */
-struct pipeline pipeline_make(int stages, int stage, bool training, bool lanes_overlap) {
-  struct pipeline pipeline = {.stages = stages, .stage = stage, .slots = lanes_overlap ? 2 : 1, .frames = 1};
+struct pipeline pipeline_make(int stages, int stage, bool training, bool ahead) {
+  struct pipeline pipeline = {.stages = stages, .stage = stage, .slots = ahead ? 2 : 1, .frames = 1};
   if (stages == 1) return pipeline;
   int back = stages - stage, frames = back == 1 ? 1 : back + 1;
   pipeline.frames = training ? frames : 2;

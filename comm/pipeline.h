@@ -23,8 +23,8 @@ struct pipeline {
   int slots, frames;
 };
 
-/** `lanes_overlap`: the device runs both lanes at a time, so that even one stage gains by a second slot. */
-struct pipeline pipeline_make(int stages, int stage, bool training, bool lanes_overlap);
+/** `ahead`: the device runs both lanes at a time, so that even one stage gains by a second slot. */
+struct pipeline pipeline_make(int stages, int stage, bool training, bool ahead);
 
 /** Micro-batches done so far, since ever. forward ≤ taps ≤ queued; finished: through the side lane. */
 struct pipeline_counts {

@@ -162,12 +162,13 @@ static int open_with_file(struct engine *engine, struct backbone_file *file, con
   TRY(check_stages(config, grid->stages));
   engine->stage = stage_share(config, plan->label_share, grid->stages, grid->stage);
   TRY(open_device(engine, options, config, plan));
-  bool overlaps = engine->device->lanes_overlap && plan->use != ENGINE_GENERATE;
-  struct pipeline order = plan->use == ENGINE_CALIBRATE
-                              ? pipeline_make(1, 0, false, false) /* a micro-batch at a time, past the lanes */
-                              : pipeline_make(grid->stages, grid->stage, plan->use == ENGINE_TRAIN, overlaps);
-  if (!plan->hardware && (plan->use == ENGINE_TRAIN || plan->use == ENGINE_TAPS))
-    TRY(peak_measure(engine->device, &engine->peak));
+  bool training = plan->use == ENGINE_TRAIN;
+  bool ahead = training ? options->run_ahead : plan->use != ENGINE_GENERATE;
+  struct pipeline order =
+      plan->use == ENGINE_CALIBRATE
+          ? pipeline_make(1, 0, false, false) /* a micro-batch at a time, past the lanes */
+          : pipeline_make(grid->stages, grid->stage, training, engine->device->lanes_overlap && ahead);
+  if (!plan->hardware && (training || plan->use == ENGINE_TAPS)) TRY(peak_measure(engine->device, &engine->peak));
   TRY(backbone_open(&engine->backbone, engine->device, file, &engine->stage, engine->capacity, plan->positions));
   TRY(open_side(engine, options, plan, &order));
   TRY(open_buffers(engine, options, plan, &order));

@@ -128,6 +128,7 @@ static int time_step(const struct plan_request *request, const struct rehearsal 
   struct timeline timeline = {.stages = plan->stages,
                               .micro_batches = plan->micro_batches,
                               .lanes_overlap = request->machine.hardware.is_gpu,
+                              .run_ahead = request->options->run_ahead,
                               .hidden = timed_message(&wire, rehearsals[0].hidden_message),
                               .side = timed_message(&wire, rehearsals[0].side_message),
                               .stage = stages};

@@ -62,8 +62,9 @@ int plan_combine(const struct plan_request *request, const struct rehearsal *reh
 void plan_forget(struct rehearsal **rehearsals, int stages);
 
 /** Fills in what the options leave to the program, their stages, placement and micro_batch_tokens, such that the run fits and
- *  is fastest, in the request as well. `options` is what the request points to; its placement is not to be freed then. ERR_MEMORY when nothing fits; ERR_USAGE when no number
- *  of stages suits the ranks and the step. */
+ *  is fastest, in the request as well; with recompute and without run_ahead where nothing else fits. `options` is what the
+ *  request points to; its placement is not to be freed then. ERR_MEMORY when nothing fits; ERR_USAGE when no number of stages
+ *  suits the ranks and the step. */
 int plan_choose(struct plan_request *request, struct options *options);
 /** Whether they leave anything. */
 bool plan_is_open(const struct options *options);

@@ -47,6 +47,7 @@ struct choice {
   int stages;
   int64_t micro_batch_tokens;
   enum placement placement;
+  bool recompute, run_ahead;
   double tokens_per_second; /* 0: none fits yet */
   bool possible;            /* of the best: some were not refused */
 };
@@ -61,6 +62,8 @@ static int try_choice(const struct plan_request *request, struct choice *at, str
   struct plan_request tried = *request;
   struct plan plan;
   options.micro_batch_tokens = at->micro_batch_tokens;
+  options.recompute = at->recompute;
+  options.run_ahead = at->run_ahead;
   tried.options = &options;
   tried.stages = at->stages;
   tried.placement = at->placement;
@@ -75,13 +78,34 @@ static int try_choice(const struct plan_request *request, struct choice *at, str
   return OK;
 }
 
+/* Whether so much was asked for already, or has nothing to save. */
+static bool is_pointless(const struct plan_request *request, const struct choice *at) {
+  const struct options *options = request->options;
+  bool second_slot = at->stages == 1 && request->machine.hardware.is_gpu;
+  if (options->recompute > at->recompute || options->run_ahead < at->run_ahead) return true;
+  if (options->recompute == at->recompute && options->run_ahead == at->run_ahead) return true;
+  return options->run_ahead != at->run_ahead && !second_slot;
+}
+
+/* As the options say; where that does not fit, with less memory, which takes longer. */
+static int try_memory(const struct plan_request *request, struct choice *at, struct choice *best, int *refusal) {
+  at->recompute = request->options->recompute, at->run_ahead = request->options->run_ahead;
+  TRY(try_choice(request, at, best, refusal));
+  if (*refusal != OK || at->tokens_per_second > 0) return OK;
+  for (int lean = 1; lean < 4; lean++) {
+    at->recompute = lean & 1, at->run_ahead = !(lean & 2);
+    if (!is_pointless(request, at)) TRY(try_choice(request, at, best, refusal));
+  }
+  return OK;
+}
+
 static int try_placements(const struct plan_request *request, struct choice *at, struct choice *best, int *refusal) {
   bool chosen = strcmp(request->options->placement, "auto") != 0;
   at->placement = chosen ? request->placement : PLACE_STAGES;
-  TRY(try_choice(request, at, best, refusal));
+  TRY(try_memory(request, at, best, refusal));
   if (*refusal != OK || chosen || at->stages == 1) return OK;
   at->placement = PLACE_REPLICAS;
-  return try_choice(request, at, best, refusal);
+  return try_memory(request, at, best, refusal);
 }
 
 static int try_tokens(const struct plan_request *request, struct choice *at, struct choice *best, int *refusal) {
@@ -125,6 +149,8 @@ int plan_choose(struct plan_request *request, struct options *options) {
   request->placement = best.placement;
   options->pipeline_stages = best.stages;
   options->micro_batch_tokens = best.micro_batch_tokens;
+  options->recompute = best.recompute;
+  options->run_ahead = best.run_ahead;
   options->placement = (char *)(uintptr_t)placement_name(best.placement);
   return OK;
 }

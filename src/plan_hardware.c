@@ -85,6 +85,12 @@ static int open_cpu(struct machine *out, const char *calibration) {
   return OK;
 }
 
+static void limit_memory(struct machine *out, const struct options *options) {
+  double most = options->gpu_memory * 1e9;
+  struct hardware *hardware = &out->hardware;
+  if (hardware->is_gpu && most > 0 && (hardware->memory <= 0 || most < hardware->memory)) hardware->memory = most;
+}
+
 int machine_open(struct machine *out, const struct options *options) {
   *out = (struct machine){.nodes = (int)options->nodes, .per_node = (int)options->gpus_per_node};
   const struct hardware *gpu;
@@ -95,6 +101,7 @@ int machine_open(struct machine *out, const struct options *options) {
     out->hardware = *gpu;
   }
   if (options->link > 0) out->hardware.network.bandwidth = options->link * 1e9 / 8 / out->per_node;
+  limit_memory(out, options);
   return OK;
 }
 
@@ -137,6 +144,7 @@ int machine_here(struct machine *out, const struct options *options, const struc
     status =
         fail(ERR_USAGE, "no plan can be made for this GPU (%s): give numbers instead of auto", device->description);
   device_close(&device);
+  limit_memory(out, options);
   return status;
 }
 

@@ -57,10 +57,11 @@ static int print_stage(const struct plan *plan, int p, struct buffer *out) {
 int plan_print(const struct plan_request *request, const struct plan *plan, struct buffer *out) {
   const struct machine *machine = &request->machine;
   char took[24];
-  TRY(buffer_print(out, "plan       %s on %d x %d %s: %d replica%s of %d stage%s, micro-batches of %lld tokens\n",
+  TRY(buffer_print(out, "plan       %s on %d x %d %s: %d replica%s of %d stage%s, micro-batches of %lld tokens%s%s\n",
                    model_name(request->options), machine->nodes, machine->per_node, machine->hardware.name,
                    plan->replicas, plan->replicas == 1 ? "" : "s", plan->stages, plan->stages == 1 ? "" : "s",
-                   (long long)request->options->micro_batch_tokens));
+                   (long long)request->options->micro_batch_tokens, request->options->recompute ? ", recompute" : "",
+                   request->options->run_ahead ? "" : ", no run-ahead"));
   for (int p = 0; p < plan->stages; p++) TRY(print_stage(plan, p, out));
   TRY(buffer_print(out,
                    "step       %.3f s: %lld tokens, %lld with a label, %d micro-batch%s a replica; bubble %.1f %%\n",
@@ -90,12 +91,14 @@ json_t *plan_json(const struct plan_request *request, const struct plan *plan) {
   json_t *stages = json_array();
   for (int p = 0; p < plan->stages; p++) json_array_append_new(stages, stage_json(&plan->stage[p]));
   return json_pack(
-      "{s:s, s:s, s:i, s:i, s:i, s:i, s:s, s:I, s:s, s:b, s:o, s:i, s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:f, s:f, s:b}",
+      "{s:s, s:s, s:i, s:i, s:i, s:i, s:s, s:I, s:s, s:b, s:b, s:b, s:o, s:i, s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:f, "
+      "s:f, s:b}",
       "model", model_name(request->options), "gpu", machine->hardware.name, "nodes", machine->nodes, "gpus_per_node",
       machine->per_node, "replicas", plan->replicas, "stages", plan->stages, "placement",
       request->placement == PLACE_STAGES ? "stages" : "replicas", "micro_batch_tokens",
       (json_int_t)request->options->micro_batch_tokens, "reduction", request->options->reduction, "sharded_optimizer",
-      request->options->shard_optimizer, "stage", stages, "micro_batches", plan->micro_batches, "step_tokens",
+      request->options->shard_optimizer, "recompute", request->options->recompute, "run_ahead",
+      request->options->run_ahead, "stage", stages, "micro_batches", plan->micro_batches, "step_tokens",
       (json_int_t)plan->step_tokens, "step_label_tokens", (json_int_t)plan->label_tokens, "step_seconds", plan->step,
       "bubble", plan->bubble, "tokens_per_second", plan->tokens_per_second, "fraction_of_peak", plan->of_peak, "steps",
       (json_int_t)plan->steps, "run_seconds", plan->seconds, "usable_bytes", plan->usable, "fits", plan->fits);

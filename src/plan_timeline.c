@@ -183,7 +183,7 @@ static void start(struct simulation *s) {
   int64_t known = 2 * (int64_t)s->timeline->micro_batches;
   for (int p = 0; p < stages; p++) {
     struct stage_state *stage = &s->stages[p];
-    stage->order = pipeline_make(stages, p, true, s->timeline->lanes_overlap);
+    stage->order = pipeline_make(stages, p, true, s->timeline->lanes_overlap && s->timeline->run_ahead);
     stage->counts.queued = known < s->total ? known : s->total;
     stage->taps = s->times + (size_t)p * 3 * (size_t)s->total;
     stage->forward = stage->taps + s->total;

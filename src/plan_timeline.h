@@ -18,6 +18,7 @@ struct timeline_stage {
 struct timeline {
   int stages, micro_batches; /**< of a step */
   bool lanes_overlap;
+  bool run_ahead;      /**< one stage has a second slot, where lanes overlap */
   double hidden, side; /**< seconds of a message */
   const struct timeline_stage *stage;
 };

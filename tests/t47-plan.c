@@ -179,7 +179,57 @@ static void test_fit(const struct options *options, const struct token_file *dat
   plan_free(&half);
 }
 
+/* Bytes of a whole plan with these two. */
+static double bytes_of(struct plan_request request, bool recompute, bool run_ahead) {
+  struct options options = *request.options;
+  struct plan plan;
+  options.recompute = recompute, options.run_ahead = run_ahead;
+  request.options = &options;
+  CHECK_OK(plan_make(&request, &plan));
+  double bytes = (double)plan.stage[0].bytes;
+  plan_free(&plan);
+  return bytes;
+}
+
+/* What auto takes where a GPU has this much for it: nothing that costs time while it fits without. */
+static void test_lean(const struct options *options, const struct token_file *data) {
+  const struct hardware *gpu;
+  CHECK_OK(hardware_find("l4", &gpu));
+  struct plan_request request = {
+      .machine = {.hardware = *gpu, .nodes = 1, .per_node = 1}, .stages = 1, .data = data, .longest = 20, .rows = 12};
+  const double reserved = 1.5e9;
+  for (int lean = 0; lean < 4; lean++) {
+    struct options chosen = *options;
+    request.options = &chosen;
+    chosen.placement = (char *)(uintptr_t) "stages";
+    double bytes = bytes_of(request, lean & 1, !(lean & 2)), less = bytes_of(request, true, lean < 2);
+    CHECK(bytes_of(request, true, true) < bytes_of(request, false, true) && less <= bytes);
+    CHECK(bytes_of(request, false, false) < bytes_of(request, false, true));
+    request.machine.hardware.memory = reserved + bytes;
+    CHECK_OK(plan_choose(&request, &chosen));
+    CHECK(bytes_of(request, chosen.recompute, chosen.run_ahead) <= bytes);
+    CHECK(lean == 0 ? !chosen.recompute && chosen.run_ahead : chosen.recompute || !chosen.run_ahead);
+  }
+  struct options chosen = *options;
+  request.options = &chosen;
+  chosen.placement = (char *)(uintptr_t) "stages";
+  request.machine.hardware.memory = reserved + bytes_of(request, true, false) - 1;
+  CHECK_FAILS(ERR_MEMORY, "nothing that was tried fits", plan_choose(&request, &chosen));
+}
+
 /* ---- the schedule --------------------------------------------------------------------------------------- */
+
+/* While the gradients' sums are waited for, two slots take more of the next step than one. */
+static void test_run_ahead(void) {
+  static const struct task_seconds task = {.backbone = 6, .forward = 1, .backward = 2};
+  struct timeline_stage stage = {.tasks = &task, .task_count = 1, .layers = 4, .reduction = 12, .optimizer = 3};
+  struct timeline timeline = {.stages = 1, .micro_batches = 5, .lanes_overlap = true, .stage = &stage};
+  struct timeline_result waits, ahead;
+  CHECK_OK(timeline_follow(&timeline, &waits));
+  timeline.run_ahead = true;
+  CHECK_OK(timeline_follow(&timeline, &ahead));
+  CHECK(ahead.step < waits.step - 1 && ahead.step > 5 * 9 + 3 - 1e-9);
+}
 
 static struct timeline_result follow(int stages, int micro_batches, double message, double reduction) {
   static const struct task_seconds task = {.backbone = 6, .forward = 1, .backward = 2};
@@ -246,6 +296,8 @@ int main(void) {
   test_unlabelled(&options, &cpu);
   test_plan(&options, &data, &cpu);
   test_fit(&options, &data);
+  test_lean(&options, &data);
+  test_run_ahead();
   test_schedule();
   test_timed();
   token_file_free(&data);

@@ -47,6 +47,8 @@ even=("${options[@]}" --data "$work/even.h5" --global-batch 20 --micro-batch-tok
 # The products' algorithms are found before the first micro-batch.
 QST_HOST_EARLY_CHOICE=1 "$QST" "${even[@]}" --out "$work/even-early"
 same_run "$work/even-1" "$work/even-early" $steps
+"$QST" "${even[@]}" --no-run-ahead --recompute --out "$work/even-lean"
+same_run "$work/even-1" "$work/even-lean" $steps
 if ((MOST_RANKS >= 2)); then
   "${mpirun[@]}" 2 "$QST" "${even[@]}" --out "$work/even-2"
   same_run "$work/even-1" "$work/even-2" $steps

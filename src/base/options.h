@@ -81,8 +81,9 @@ struct options {
   char *device, *cpu_isa, *act, *backbone_compute; /**< backbone_compute: bf16 | fp8 */
   int64_t pipeline_stages;
   char *reduction; /**< exact | fast | fast-bf16 */
-  bool shard_optimizer, recompute;
-  char *placement; /**< stages | replicas */
+  bool shard_optimizer, recompute, run_ahead;
+  double gpu_memory; /**< GB; 0: all of it */
+  char *placement;   /**< stages | replicas */
   char *trace;
   int64_t threads;
   double comm_timeout; /**< seconds */

@@ -94,13 +94,17 @@ static int choose(struct options *options, struct comm *comm, const struct train
     status = OK;
   }
   TRY(comm_agree(comm, status));
-  int64_t chosen[] = {options->pipeline_stages, options->micro_batch_tokens, placement_of(options)};
+  int64_t chosen[] = {options->pipeline_stages, options->micro_batch_tokens, placement_of(options), options->recompute,
+                      options->run_ahead};
   TRY(comm_broadcast(comm, chosen, sizeof chosen, 0));
   options->pipeline_stages = chosen[0];
   options->micro_batch_tokens = chosen[1];
   options->placement = names[chosen[2]];
-  log_note("planned    --pipeline-stages %lld --placement %s --micro-batch-tokens %lld", (long long)chosen[0],
-           options->placement, (long long)chosen[1]);
+  options->recompute = chosen[3];
+  options->run_ahead = chosen[4];
+  log_note("planned    --pipeline-stages %lld --placement %s --micro-batch-tokens %lld%s%s", (long long)chosen[0],
+           options->placement, (long long)chosen[1], options->recompute ? " --recompute" : "",
+           options->run_ahead ? "" : " --no-run-ahead");
   return OK;
 }
 
