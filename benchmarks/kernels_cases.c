@@ -22,32 +22,92 @@ size_t bench_number_size(const struct bench *bench, enum number type) {
   }
 }
 
+/** QST_BENCH_SHARED: another number, for rehearsals where there is no GPU. */
+static size_t most_shared(void) {
+  const char *most = getenv("QST_BENCH_SHARED");
+  return most ? (size_t)atoll(most) : (size_t)32 << 20;
+}
+
+static int open_block(struct bench *bench, struct block *out, size_t bytes) {
+  out->bytes = bytes;
+  out->alone = testing_cuda() && bytes > most_shared();
+  if (out->alone) return device_allocate(bench->device, MEMORY_WORKSPACE, &out->data, bytes);
+  return shared_array(&out->data, bytes, 1);
+}
+
+/** Zeroed. */
+static void *keep(struct bench *bench, size_t count, size_t size) {
+  struct block *block = &bench->blocks[bench->block_count];
+  int status = bench->block_count < MOST_BLOCKS ? open_block(bench, block, (count + 16) * size)
+                                                : fail(ERR_INTERNAL, "a case has too many blocks");
+  if (status == OK) return bench->blocks[bench->block_count++].data;
+  if (bench->status == OK) bench->status = status;
+  return NULL;
+}
+
+void bench_clear(struct bench *bench) {
+  for (int i = 0; i < bench->block_count; i++) {
+    struct block *block = &bench->blocks[i];
+    if (block->alone) {
+      device_release(bench->device, MEMORY_WORKSPACE, &block->data, block->bytes);
+    } else {
+      shared_free(block->data);
+    }
+  }
+  bench->block_count = bench->result_count = 0;
+}
+
+bool bench_is_shared(const struct bench *bench) {
+  for (int i = 0; i < bench->block_count; i++)
+    if (bench->blocks[i].alone) return false;
+  return true;
+}
+
+/* ---- numbers --------------------------------------------------------------------------------------------- */
+
 static float random_float(struct bench *bench) {
   bench->random = bench->random * 6364136223846793005u + 1442695040888963407u;
   return (float)(int32_t)(bench->random >> 32) * 0x1p-31f;
 }
 
-static void *keep(struct bench *bench, size_t count, size_t size) {
-  void *block = NULL;
-  int status = bench->buffer_count < MOST_BUFFERS ? shared_array(&block, count + 16, size)
-                                                  : fail(ERR_INTERNAL, "a case has too many buffers");
-  if (status == OK) bench->buffers[bench->buffer_count++] = block;
-  if (status != OK && bench->status == OK) bench->status = status;
+/** Random numbers around `middle`, at most `spread` from it. */
+static void write_numbers(struct bench *bench, void *to, size_t size, size_t count, float middle, float spread) {
+  for (size_t i = 0; i < count; i++) {
+    float value = middle + spread * random_float(bench);
+    if (size == sizeof(float)) ((float *)to)[i] = value;
+    if (size == sizeof(bf16)) ((bf16 *)to)[i] = float_to_bf16(value);
+    if (size == 1) ((uint8_t *)to)[i] = (uint8_t)value;
+  }
+}
+
+/** The same in the last block, which the host may not reach: a piece of it again and again. Elements of 4 bytes are floats, of 2
+ *  bytes bf16, of one byte whole numbers. */
+static void fill(struct bench *bench, size_t size, size_t count, float middle, float spread) {
+  enum { PIECE = 1 << 20 };
+  static char piece[PIECE * sizeof(float)];
+  if (bench->status != OK) return;
+  const struct block *block = &bench->blocks[bench->block_count - 1];
+  if (!block->alone) {
+    write_numbers(bench, block->data, size, count, middle, spread);
+    return;
+  }
+  write_numbers(bench, piece, size, count < PIECE ? count : PIECE, middle, spread);
+  for (size_t at = 0; at < count && bench->status == OK; at += PIECE)
+    bench->status = device_upload(bench->device, (char *)block->data + at * size, piece,
+                                  (count - at < PIECE ? count - at : PIECE) * size);
+}
+
+/** Integers and doubles are zero. */
+static void *numbers_around(struct bench *bench, enum number type, size_t count, float middle, float spread) {
+  size_t size = bench_number_size(bench, type);
+  void *block = keep(bench, count, size);
+  if (type == NUMBER_ACT || type == NUMBER_F32) fill(bench, size, count, middle, spread);
   return block;
 }
 
-/** Random numbers in [-1, 1); integers are zero. */
+/** In [-1, 1). */
 static void *numbers(struct bench *bench, enum number type, size_t count) {
-  void *block = keep(bench, count, bench_number_size(bench, type));
-  if (!block) return NULL;
-  bool rounded = type == NUMBER_ACT && bench->device->act == DTYPE_BF16;
-  for (size_t i = 0; i < count; i++) {
-    if (rounded)
-      ((bf16 *)block)[i] = float_to_bf16(random_float(bench));
-    else if (type == NUMBER_ACT || type == NUMBER_F32)
-      ((float *)block)[i] = random_float(bench);
-  }
-  return block;
+  return numbers_around(bench, type, count, 0, 1);
 }
 
 static void *act(struct bench *bench, size_t count) {
@@ -60,9 +120,7 @@ static float *f32(struct bench *bench, size_t count) {
 
 /** Numbers in [0.5, 1.5): variances, denominators, moments. */
 static float *positive(struct bench *bench, size_t count) {
-  float *x = f32(bench, count);
-  for (size_t i = 0; x && i < count; i++) x[i] = 1 + x[i] / 2;
-  return x;
+  return numbers_around(bench, NUMBER_F32, count, 1, 0.5f);
 }
 
 static int32_t *integers(struct bench *bench, size_t count, int below) {
@@ -71,16 +129,18 @@ static int32_t *integers(struct bench *bench, size_t count, int below) {
   return x;
 }
 
-static void *result(struct bench *bench, enum number type, size_t count) {
+static void *result_around(struct bench *bench, enum number type, size_t count, float middle, float spread) {
   struct result *r = &bench->results[bench->result_count++];
   size_t size = bench_number_size(bench, type);
-  *r = (struct result){.data = numbers(bench, type, count),
-                       .before = keep(bench, count, size),
-                       .after = keep(bench, count, size),
-                       .type = type,
-                       .count = count};
+  *r = (struct result){.data = numbers_around(bench, type, count, middle, spread), .type = type, .count = count};
+  if (!bench_is_shared(bench)) return r->data;
+  r->before = keep(bench, count, size), r->after = keep(bench, count, size);
   if (r->data && r->before) memcpy(r->before, r->data, count * size);
   return r->data;
+}
+
+static void *result(struct bench *bench, enum number type, size_t count) {
+  return result_around(bench, type, count, 0, 1);
 }
 
 static void *out_act(struct bench *bench, size_t count) {
@@ -93,34 +153,29 @@ static float *out_f32(struct bench *bench, size_t count) {
 
 /** As positive(), and written to. */
 static float *out_positive(struct bench *bench, size_t count) {
-  float *x = out_f32(bench, count), *before = bench->results[bench->result_count - 1].before;
-  for (size_t i = 0; x && before && i < count; i++) before[i] = x[i] = 1 + x[i] / 2;
-  return x;
+  return result_around(bench, NUMBER_F32, count, 1, 0.5f);
 }
 
 /** Random codes are as good as any. */
+static void *codes(struct bench *bench, size_t count) {
+  void *block = keep(bench, count, 1);
+  fill(bench, 1, count, 128, 127);
+  return block;
+}
+
 static struct matrix frozen(struct bench *bench, enum weight_format format, int rows, int cols) {
   struct matrix w = {.format = format, .double_quantized = format != WEIGHT_BF16, .rows = rows, .cols = cols};
   if (format == WEIGHT_BF16) {
     w.codes = keep(bench, matrix_elements(&w), sizeof(bf16));
-    for (size_t i = 0; w.codes && i < matrix_elements(&w); i++)
-      ((bf16 *)w.codes)[i] = float_to_bf16(random_float(bench) / 16);
+    fill(bench, sizeof(bf16), matrix_elements(&w), 0, 1.0f / 16);
     return w;
   }
-  uint8_t *codes = w.codes = keep(bench, matrix_code_bytes(&w), 1);
-  for (size_t i = 0; codes && i < matrix_code_bytes(&w); i++) codes[i] = (uint8_t)(random_float(bench) * 128 + 128);
-  w.scale_codes = keep(bench, matrix_blocks(&w), 1);
-  for (size_t i = 0; w.scale_codes && i < matrix_blocks(&w); i++)
-    w.scale_codes[i] = (uint8_t)(random_float(bench) * 128 + 128);
+  w.codes = codes(bench, matrix_code_bytes(&w));
+  w.scale_codes = codes(bench, matrix_blocks(&w));
   w.scale_scales = keep(bench, matrix_scale_blocks(&w), sizeof(float));
-  for (size_t i = 0; w.scale_scales && i < matrix_scale_blocks(&w); i++) w.scale_scales[i] = 0.02f;
+  fill(bench, sizeof(float), matrix_scale_blocks(&w), 0.02f, 0);
   w.scale_mean = 0.06f;
   return w;
-}
-
-void bench_clear(struct bench *bench) {
-  for (int i = 0; i < bench->buffer_count; i++) shared_free(bench->buffers[i]);
-  bench->buffer_count = bench->result_count = 0;
 }
 
 /* ---- calls ---------------------------------------------------------------------------------------------- */

@@ -16,11 +16,19 @@ struct model_shape {
   int parameters; /**< of the side network */
 };
 
-enum { MOST_BUFFERS = 24, MOST_RESULTS = 6 };
+enum { MOST_BLOCKS = 24, MOST_RESULTS = 6 };
 
 enum number { NUMBER_ACT, NUMBER_F32, NUMBER_F64, NUMBER_I32, NUMBER_I64 };
 
-/** A buffer that the operation writes; `before` is what it holds at the start of the run that is verified. */
+/** Memory of a case. Large blocks on a GPU are its alone. */
+struct block {
+  void *data;
+  size_t bytes;
+  bool alone;
+};
+
+/** A buffer that the operation writes; `before` is what it holds at the start of the run that is verified. Both are NULL where the
+ *  case is not verified. */
 struct result {
   void *data, *before, *after;
   enum number type;
@@ -29,13 +37,13 @@ struct result {
 
 /** One case while it is measured. */
 struct bench {
-  struct device *device, *plain; /**< the plain one is a cpu device; both reach the memory of the cases */
+  struct device *device, *plain; /**< the plain one is a cpu device, which reaches the blocks that are not `alone` */
   struct model_shape shape;
-  void *buffers[MOST_BUFFERS];
-  int buffer_count;
+  struct block blocks[MOST_BLOCKS];
+  int block_count;
   struct result results[MOST_RESULTS];
   int result_count;
-  int status; /**< of the first buffer that could not be made */
+  int status; /**< of the first block that could not be made */
   uint64_t random;
   const char *search;
   int (*report)(struct bench *bench, enum operation operation, const char *what,
@@ -46,8 +54,10 @@ struct bench {
 /** Reports all cases whose operation's name contains `search`. */
 int bench_cases(struct bench *bench);
 
-/** Frees the buffers of a case. */
+/** Frees the memory of a case. */
 void bench_clear(struct bench *bench);
+/** Whether the plain device reaches all of it. */
+bool bench_is_shared(const struct bench *bench);
 
 size_t bench_number_size(const struct bench *bench, enum number type);
 
