@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Tests the cuda device on this machine's GPU and measures it beside the GPU's own ceilings: `make gpu-check`, or in a
 # bundle (`make bundle`) on a machine without compilers. A step that fails is reported and does not keep the next from
-# running. Writes gpu-DATE.json and gpu-DATE.md under benchmarks/results, and the steps' output beside the work.
+# running. After each step gpu-DATE.json, gpu-DATE.md and gpu-DATE.log (what the steps said) are written.
 #
 #   BUILD=FOLDER       where the programs are (build)
 #   RESULTS=FOLDER     where the results go (benchmarks/results)
 #   WORK=FOLDER        backbones, rows and logs: 3 GB (BUILD/gpu-check)
-#   ONLY="STEP..."     these steps (all): wrappers tests sanitizer ceilings kernels train-… (see below) peers
-#   STEP_SECONDS=N     most a step may take (540)
+#   ONLY="STEP..."     these steps in this order (all of `steps` below)
+#   ALL_SECONDS=N      a step that has not begun by then is left out, one that has ends by then (no limit); for a GPU that is
+#                      lent for minutes
 #   REHEARSE=1         on the host runtime with tiny shapes: tries this script, measures nothing
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
@@ -27,15 +28,15 @@ if [[ -r $BUILD/environment.sh ]]; then . "$BUILD/environment.sh"; fi
 trainings=(
   "train-7b|llama-2-7b|13.6e9|16|2048|8192|16|"
   "train-7b-fp8|llama-2-7b|13.6e9|16|2048|8192|16|--backbone-compute fp8"
+  "train-70b-50gb|llama-2-70b|139.6e9|16|384|1536|8|--recompute --no-run-ahead"
   "train-70b|llama-2-70b|139.6e9|8|2048|8192|6|--recompute"
-  "train-70b-50gb|llama-2-70b|139.6e9|16|384|1536|8|--recompute"
 )
 kernel_shapes=(
   "7b|--rows 8192 --sample 2048 --hidden 4096 --ff 11008 --vocabulary 32000 --heads 32 --kv-heads 32 --parameters 28623104"
   "70b|--rows 8192 --sample 2048 --hidden 8192 --ff 28672 --vocabulary 32000 --heads 64 --kv-heads 8 --parameters 28623104"
 )
 if [[ $REHEARSE ]]; then
-  export QST_BENCH_SIDE=32
+  export QST_BENCH_SIDE=32 QST_BENCH_SHARED=4096
   trainings=(
     "train-tiny|tests/fixtures/tiny-llama/config.json|1e5|4|16|64|4|--reduction-factor 3"
     "train-tiny-recompute|tests/fixtures/tiny-llama/config.json|1e5|4|16|64|4|--reduction-factor 3 --recompute"
@@ -48,23 +49,35 @@ fi
 # The wrappers of PTX first: when they are wrong, so is everything.
 step_wrappers() { DEVICES=cuda tests/run t20-ptx; }
 
-step_tests() {
+step_operations() {
   if [[ $REHEARSE ]]; then
     DEVICES=cuda tests/run t25
   else
-    DEVICES=cuda tests/run
+    DEVICES=cuda tests/run t2
   fi
 }
 
+step_runs() {
+  if [[ $REHEARSE ]]; then
+    DEVICES=cuda tests/run t25
+  else
+    DEVICES=cuda tests/run t3 t4 t6
+  fi
+}
+
+# Tool by tool, as far as there is time: what is over its own says nothing.
 step_sanitizer() {
-  local tool name
+  local tool name status worst=0
   command -v compute-sanitizer >/dev/null || { echo "there is no compute-sanitizer here" && return 77; }
   for tool in memcheck racecheck; do
-    for name in t21-norms t24-loss t25-sums t28-lanes; do
-      echo "== $tool $name"
-      DEVICE=cuda compute-sanitizer --tool "$tool" --error-exitcode 9 "$programs/tests/$name" || return 1
+    for name in t20-ptx t25-sums t24-loss t21-norms t22-elementwise t23-attention t28-lanes; do
+      status=0
+      DEVICE=cuda timeout 30 compute-sanitizer --tool "$tool" --error-exitcode 9 "$programs/tests/$name" || status=$?
+      echo "== $tool $name: status $status (124: not done in time)"
+      if ((status != 0 && status != 124)); then worst=1; fi
     done
   done
+  return $worst
 }
 
 step_ceilings() {
@@ -161,22 +174,40 @@ step_peers() {
   python3 benchmarks/peers/qlora_shape.py --out "$WORK/peers.json"
 }
 
-steps=(wrappers tests sanitizer ceilings kernels "${trainings[@]%%|*}" peers)
+# What decides most first: are operations right, how fast is training; then why.
+steps=(wrappers operations ceilings "${trainings[@]%%|*}" kernels runs sanitizer peers)
+
+# Seconds a step may take: several times what is expected, for one that hangs must leave time for the others.
+limit_of() { # NAME
+  case $1 in
+    wrappers | ceilings) echo 60 ;;
+    operations | runs) echo 240 ;;
+    *) echo 180 ;;
+  esac
+}
 
 # ---- the whole -------------------------------------------------------------------------------------------------
 
 # run_step NAME: its output to a file, its result to the list
 run_step() {
-  local name=$1 status start=$SECONDS result
+  local name=$1 status start=$SECONDS result limit
+  limit=$(limit_of "$name")
+  if [[ ${ALL_SECONDS:-} ]] && ((ALL_SECONDS - SECONDS < limit)); then limit=$((ALL_SECONDS - SECONDS)); fi
   printf '== %s\n' "$name"
-  timeout --kill-after=10 "${STEP_SECONDS:-540}" bash benchmarks/gpu_check.sh --step "$name" >"$WORK/$name.log" 2>&1
-  status=$?
+  if ((limit > 0)); then
+    timeout --kill-after=10 "$limit" bash benchmarks/gpu_check.sh --step "$name" >"$WORK/$name.log" 2>&1
+    status=$?
+  else
+    echo "no time is left" >"$WORK/$name.log"
+    status=77
+  fi
   case $status in
     0) result=pass ;;
     77) result=skipped ;;
     124 | 137) result="over its time" ;;
     *) result=failed ;;
   esac
+  { printf '== %s: %s\n' "$name" "$result" && cat "$WORK/$name.log"; } >>"$result_file.log"
   tail -n 3 "$WORK/$name.log" | sed 's/^/   /'
   printf '%s: %s (%s s)\n' "$name" "$result" $((SECONDS - start))
   printf '%s|%s|%s\n' "$name" "$result" $((SECONDS - start)) >>"$WORK/steps"

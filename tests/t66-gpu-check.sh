@@ -22,14 +22,19 @@ check() {
   json=$(cat "$work"/results/gpu-*.json) table=$(cat "$work"/results/gpu-*.md)
 }
 
-check 0 wrappers tests ceilings kernels train-tiny train-tiny-recompute peers
-for step in wrappers tests ceilings kernels train-tiny train-tiny-recompute; do
+check 0 wrappers operations runs ceilings kernels train-tiny train-tiny-recompute peers
+for step in wrappers operations runs ceilings kernels train-tiny train-tiny-recompute; do
   [[ $json == *"{\"step\": \"$step\", \"result\": \"pass\""* ]] || die "$step: $json"
 done
 [[ $json == *'"step": "peers", "result": "skipped"'* ]] || die "peers: $json"
 [[ $json == *'"product_gflops"'*'"dequantize_gbytes"'* && $json == *'"tokens_per_second"'* && $json == *'"operation": "rmsnorm"'* ]] || die "$json"
 [[ $table == *"not measurements"* && $table == *"| train-tiny-recompute |"* && $table == *"| rmsnorm |"* ]] || die "$table"
 if command -v python3 >/dev/null; then python3 -c 'import json, sys; json.loads(sys.argv[1])' "$json"; fi
+
+[[ $(cat "$work"/results/gpu-*.log) == *"== ceilings: pass"*product_gflops*"== peers: skipped"* ]] || die "the steps' output is not all there"
+
+ALL_SECONDS=0 check 0 ceilings
+[[ $json == *'"ceilings", "result": "skipped"'* && $json == *'"ceilings": []'* ]] || die "without time: $json"
 
 check 1 nonesuch ceilings
 [[ $json == *'"nonesuch", "result": "failed"'*'"ceilings", "result": "pass"'* ]] || die "$json"
