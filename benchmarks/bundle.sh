@@ -64,8 +64,10 @@ cat >"$folder/environment.sh" <<'ENVIRONMENT'
 # Sourced by gpu_check.sh with BUILD set to this folder: where the bundle's libraries are, and cuBLASLt.
 bundle=$(cd "$BUILD" && pwd)
 find_cublaslt() {
-  local folder
-  for folder in ${CUDA_HOME:+"$CUDA_HOME/lib64"} /usr/local/cuda/lib64 /usr/lib/x86_64-linux-gnu \
+  local folder compiler
+  compiler=$(readlink -f "$(command -v nvcc)" 2>/dev/null)
+  for folder in ${CUDA_HOME:+"$CUDA_HOME/lib64"} /usr/local/cuda/lib64 ${compiler:+"${compiler%/bin/nvcc}/lib64"} \
+    /usr/lib/x86_64-linux-gnu \
     $(python3 -c 'import glob, site, sys
 for root in set(site.getsitepackages() + sys.path):
     print(*glob.glob(root + "/nvidia/*/lib"), sep="\n")' 2>/dev/null); do
