@@ -117,7 +117,7 @@ watch_memory() { # FILE COMMAND...
       if ((${used:-0} > most)); then most=$used; fi
       sleep 0.2
     done
-    echo "$most" >"$file"
+    echo $((most * 1048576 / 1000000)) >"$file" # it counts in MiB
   ) &
   "$@"
   status=$?

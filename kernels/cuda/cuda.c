@@ -46,9 +46,11 @@ bool cuda_present(void) {
 
 static int refuse_gpus(cudaError_t error) {
   int driver = 0, runtime = 0;
+  const char *why = error == cudaSuccess                   ? "none is visible"
+                    : error == cudaErrorInsufficientDriver ? "there is no driver"
+                                                           : cudaGetErrorString(error);
   if (!driver_is_old(error))
-    return fail(ERR_SYSTEM, "cuda: no GPU to compute on (%s): --device cpu computes without one",
-                error == cudaSuccess ? "none is visible" : cudaGetErrorString(error));
+    return fail(ERR_SYSTEM, "cuda: no GPU to compute on (%s): --device cpu computes without one", why);
   cudaDriverGetVersion(&driver);
   cudaRuntimeGetVersion(&runtime);
   return fail(
