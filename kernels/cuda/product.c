@@ -237,7 +237,7 @@ static int ask(struct device *device, const struct task *t, const struct shape *
   TRY(prefer(&preference, shape));
   cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(cuda_state(device)->product->handle, &call.operation, &call.b,
                                                          &call.a, &call.c, &call.c, &preference, 1, &best, &found);
-  if (status != CUBLAS_STATUS_SUCCESS || found == 0)
+  if (status != CUBLAS_STATUS_SUCCESS || found == 0 || best.state != CUBLAS_STATUS_SUCCESS)
     return fail(ERR_SYSTEM, "cuda: cuBLASLt has no algorithm for a product of %d x %d x %d (status %d)", shape->m,
                 shape->n, shape->k, (int)status);
   *out = best.algo;
