@@ -421,6 +421,7 @@ struct device {
   enum dtype act;
   bool fp8;           /**< as the limits said */
   bool lanes_overlap; /**< works on both lanes at a time */
+  bool reads_host;    /**< operations read host memory where it lies: what they only read need not be uploaded */
   bool counts_only;   /**< has no memory and computes nothing: what goes up need not be there */
   const struct device_memory *memory;
   const struct device_operations *operations;

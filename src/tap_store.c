@@ -106,22 +106,39 @@ void tap_store_close(struct tap_store *store) {
 
 /* ---- between the source's layout and the files' ---------------------------------------------------------- */
 
-/* [depth + 1][capacity][cols] ↔ [tokens][taps][cols]; tap 0 of a stage but the first is not its own. */
-static int copy_layers(struct tap_store *store, int slot, int rows, bool pack) {
+/* Tap l of a slot; tap 0 of a stage but the first is not its own. */
+static void *layer_of(const struct tap_store *store, int slot, int l) {
   const struct tap_source *source = store->source;
-  int cols = source->cols, line = (int)tap_plane_cols(&store->format, TAP_PLANE_TAPS);
   size_t skipped = stage_begins(&source->backbone->stage) ? 0 : 1;
-  for (int l = 0; l < store->format.taps; l++) {
-    void *layer = device_act_at(store->device, source->slots[slot].reduced,
-                                ((size_t)l + skipped) * (size_t)source->capacity * (size_t)cols);
-    void *column = device_act_at(store->device, store->packed, (size_t)l * (size_t)cols);
-    TRY(device_copy_rows(store->device, &(struct copy_rows_args){.y = pack ? column : layer,
-                                                                 .x = pack ? layer : column,
-                                                                 .rows = rows,
-                                                                 .cols = cols,
-                                                                 .y_stride = pack ? line : cols,
-                                                                 .x_stride = pack ? cols : line}));
-  }
+  return device_act_at(store->device, source->slots[slot].reduced,
+                       ((size_t)l + skipped) * (size_t)source->capacity * (size_t)source->cols);
+}
+
+/* packed[tokens][taps][cols] = [depth + 1][capacity][cols] of a slot */
+static int pack_layers(struct tap_store *store, int slot, int rows) {
+  int cols = store->source->cols, line = (int)tap_plane_cols(&store->format, TAP_PLANE_TAPS);
+  for (int l = 0; l < store->format.taps; l++)
+    TRY(device_copy_rows(store->device, &(struct copy_rows_args){
+                                            .y = device_act_at(store->device, store->packed, (size_t)l * (size_t)cols),
+                                            .x = layer_of(store, slot, l),
+                                            .rows = rows,
+                                            .cols = cols,
+                                            .y_stride = line,
+                                            .x_stride = cols}));
+  return OK;
+}
+
+/* The way back; `packed` is what the device reads. */
+static int unpack_layers(struct tap_store *store, int slot, const void *packed, int rows) {
+  int cols = store->source->cols, line = (int)tap_plane_cols(&store->format, TAP_PLANE_TAPS);
+  for (int l = 0; l < store->format.taps; l++)
+    TRY(device_copy_rows(store->device,
+                         &(struct copy_rows_args){.y = layer_of(store, slot, l),
+                                                  .x = device_act_at(store->device, packed, (size_t)l * (size_t)cols),
+                                                  .rows = rows,
+                                                  .cols = cols,
+                                                  .y_stride = cols,
+                                                  .x_stride = line}));
   return OK;
 }
 
@@ -139,7 +156,7 @@ static size_t normed_bytes(const struct tap_store *store, int labels) {
 /* The planes of the micro-batch just run; with int8, its taps as they come back from there. */
 static int take_planes(struct tap_store *store, int slot, const struct micro_batch *batch) {
   const struct tap_source *source = store->source;
-  TRY(copy_layers(store, slot, batch->rows, true));
+  TRY(pack_layers(store, slot, batch->rows));
   size_t normed = normed_bytes(store, batch->label_count);
   if (normed > 0)
     TRY(device_download(store->device, store->planes.at[TAP_PLANE_NORMED], source->slots[slot].normed, normed));
@@ -150,7 +167,7 @@ static int take_planes(struct tap_store *store, int slot, const struct micro_bat
   tap_encode(&store->format, store->host, batch->rows, &store->planes);
   tap_decode(&store->format, &store->planes, batch->rows, store->host);
   TRY(device_upload(store->device, store->packed, store->host, bytes));
-  return copy_layers(store, slot, batch->rows, false);
+  return unpack_layers(store, slot, store->packed, batch->rows);
 }
 
 static int add_rows(struct tap_store *store, const int64_t *rows, int count) {
@@ -195,10 +212,11 @@ static int64_t tokens_of(const struct tap_store *store, const int64_t *rows, int
 static int fill_slot(struct tap_store *store, int slot, const struct micro_batch *batch, const void *taps,
                      const void *normed) {
   size_t normed_size = normed_bytes(store, batch->label_count);
-  TRY(device_upload(store->device, store->packed, taps, taps_bytes(store, batch->rows)));
+  if (!store->device->reads_host)
+    TRY(device_upload(store->device, store->packed, taps, taps_bytes(store, batch->rows)));
   if (normed_size > 0) TRY(device_upload(store->device, store->source->slots[slot].normed, normed, normed_size));
   store->replayed += batch->rows;
-  return copy_layers(store, slot, batch->rows, false);
+  return unpack_layers(store, slot, store->device->reads_host ? taps : store->packed, batch->rows);
 }
 
 /* The other stages have replayed the micro-batch, or will: this one goes on with them, and says that it had nothing. */
@@ -210,7 +228,7 @@ static int fill_slot_with_zeros(struct tap_store *store, int slot, const struct 
   size_t normed_size = normed_bytes(store, batch->label_count);
   TRY(device_zero(store->device, store->packed, taps_bytes(store, batch->rows)));
   if (normed_size > 0) TRY(device_zero(store->device, store->source->slots[slot].normed, normed_size));
-  return copy_layers(store, slot, batch->rows, false);
+  return unpack_layers(store, slot, store->packed, batch->rows);
 }
 
 /* *done is false when the rows have to be computed here. */

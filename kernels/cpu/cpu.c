@@ -154,6 +154,7 @@ int cpu_open(struct device *device, const struct device_options *options) {
   TRY(memory_array(&state, 1, sizeof *state));
   device->state = state;
   device->memory = &cpu_memory;
+  device->reads_host = true;
   TRY(choose_isa(&state->isa, options->cpu_isa));
   TRY(choose_act(&device->act, options->act, state->isa));
   device->operations = isa_operations[state->isa];
