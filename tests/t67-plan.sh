@@ -60,6 +60,8 @@ same_memory 1
 [[ $(number steps "$work/plan.json") == 9 ]] || die "100 rows in steps of 12 are 9 steps"
 same_memory 1 --downsample maxpool --recompute
 same_memory 1 --act fp32 --downsample linear --micro-batch-tokens 512
+same_memory 2 --pipeline-stages 2 --taps "$work/store"
+same_memory 2 --pipeline-stages 2 --taps "$work/store-int8" --tap-format int8
 same_memory 1 --backbone-compute fp8
 same_memory 2 --pipeline-stages 2
 same_memory 2 --shard-optimizer --reduction fast
