@@ -93,17 +93,19 @@ enum { FACTS = 11 };
 
 static void list_facts(const struct tap_format *format, struct fact facts[FACTS]) {
   const char *act = format->act == DTYPE_BF16 ? "bf16" : "f32";
-  const struct fact list[FACTS] = {{.name = "backbone", .meaning = "of another backbone"},
-                                   {.name = "data", .meaning = "of other data"},
-                                   {.name = "kind", .meaning = "for another --downsample"},
-                                   {.name = "layers", .meaning = "of another number of layers"},
-                                   {.name = "hidden", .meaning = "of another hidden size"},
-                                   {.name = "cols", .meaning = "for another --reduction-factor"},
-                                   {.name = "window", .meaning = "for another --reduction-factor"},
-                                   {.name = "act", .meaning = "of another --act"},
-                                   {.name = "numbers", .meaning = "in another --tap-format"},
-                                   {.name = "directions", .meaning = "for other --directions"},
-                                   {.name = "compute", .meaning = "of another --backbone-compute"}};
+  bool pca = strcmp(format->kind, "pca") == 0;
+  const struct fact list[FACTS] = {
+      {.name = "backbone", .meaning = "of another backbone"},
+      {.name = "data", .meaning = "of other data"},
+      {.name = "kind", .meaning = "for another --downsample"},
+      {.name = "layers", .meaning = "of another number of layers"},
+      {.name = "hidden", .meaning = "of another hidden size"},
+      {.name = "cols", .meaning = pca ? "for another --rank" : "for another --reduction-factor"},
+      {.name = "window", .meaning = "for another --reduction-factor"},
+      {.name = "act", .meaning = "of another --act"},
+      {.name = "numbers", .meaning = "in another --tap-format"},
+      {.name = "directions", .meaning = "for other --directions"},
+      {.name = "compute", .meaning = "of another --backbone-compute"}};
   memcpy(facts, list, sizeof list);
   snprintf(facts[0].text, sizeof facts->text, "%s", format->backbone);
   snprintf(facts[1].text, sizeof facts->text, "%s", format->data);

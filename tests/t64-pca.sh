@@ -90,3 +90,8 @@ status=0
 "$QST" "${options[@]}" --out "$work/no" --taps "$work/store" --directions "$work/other.h5" 2>"$work/stderr" || status=$?
 ((status == 1)) || die "other directions gave status $status"
 grep -q "holds taps for other --directions" "$work/stderr" || die "$(cat "$work/stderr")"
+"$QST" calibrate --quiet "${data[@]}" --out "$work/five.h5" --rank 5
+status=0
+"$QST" "${options[@]}" --out "$work/no" --taps "$work/store" --directions "$work/five.h5" --rank 5 2>"$work/stderr" || status=$?
+((status == 1)) || die "another rank gave status $status"
+grep -q "holds taps for another --rank (cols 6, needed is 5)" "$work/stderr" || die "$(cat "$work/stderr")"
