@@ -123,7 +123,7 @@ for segment in "$work"/store-staged-avgpool/segment-*.h5; do
 done
 for grid in "2 2" "3 3" "4 2"; do
   read -r ranks stages <<<"$grid"
-  run damaged-$ranks "$ranks" --downsample avgpool --taps "$work/store-staged-avgpool" --pipeline-stages "$stages"
+  run "damaged-$ranks" "$ranks" --downsample avgpool --taps "$work/store-staged-avgpool" --pipeline-stages "$stages"
   same "$work/avgpool" "$work/damaged-$ranks"
   replayed "[1-9]*" "[1-9]*" "$work/damaged-$ranks"
   (($(grep -c "are damaged: their hash does not hold; computed again" "$work/damaged-$ranks.log") == 1)) ||
