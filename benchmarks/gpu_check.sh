@@ -24,11 +24,13 @@ programs=$BUILD/$CUDA_FOLDER
 if [[ -r $BUILD/environment.sh ]]; then . "$BUILD/environment.sh"; fi
 
 # label | shape | FLOP a token of a step: decoder, head forward and back, side network | samples a step | tokens a sample |
-# tokens a micro-batch | steps | options. 70B: all of a step of 16 samples of 384 tokens in 50 GB, as its plan says.
+# tokens a micro-batch | steps | options, STORE in them is a folder that is not there yet. 70B: all of a step of 16 samples of
+# 384 tokens in 50 GB, as its plan says. Replayed: an epoch has 64 samples, so most of the steps are of later ones.
 trainings=(
   "train-7b|llama-2-7b|13.6e9|16|2048|8192|16|"
   "train-7b-fp8|llama-2-7b|13.6e9|16|2048|8192|16|--backbone-compute fp8"
   "train-70b-50gb|llama-2-70b|139.6e9|16|384|1536|8|--recompute --no-run-ahead"
+  "train-7b-replayed|llama-2-7b|0.67e9|16|2048|8192|16|--downsample avgpool --taps STORE"
   "train-70b|llama-2-70b|139.6e9|8|2048|8192|6|--recompute"
 )
 kernel_shapes=(
@@ -39,6 +41,7 @@ if [[ $REHEARSE ]]; then
   export QST_BENCH_SIDE=32 QST_BENCH_SHARED=4096
   trainings=(
     "train-tiny|tests/fixtures/tiny-llama/config.json|1e5|4|16|64|4|--reduction-factor 3"
+    "train-tiny-replayed|tests/fixtures/tiny-llama/config.json|1e5|32|16|64|4|--reduction-factor 3 --downsample avgpool --taps STORE"
     "train-tiny-recompute|tests/fixtures/tiny-llama/config.json|1e5|4|16|64|4|--reduction-factor 3 --recompute"
   )
   kernel_shapes=("tiny|--rows 16 --sample 8 --hidden 128 --ff 96 --vocabulary 64 --heads 4 --kv-heads 2 --logit-rows 8 --parameters 5000")
@@ -145,7 +148,7 @@ train() {
   done
   [[ $label == "$1" ]] || { echo "there is no training $1" && return 2; }
   mkdir -p "$folder"
-  rm -rf "$folder/run"
+  rm -rf "$folder/run" "$folder/store"
   local backbone data
   backbone=$WORK/$(basename "${shape%/config.json}").h5 data=$WORK/$(basename "${shape%/config.json}")-$length.rows
   make_backbone "$shape" "$backbone" || return 1
@@ -153,7 +156,7 @@ train() {
   # shellcheck disable=SC2086
   watch_memory "$folder/memory" "$programs/qst-mpi" train --device cuda --backbone "$backbone" --data "$data" \
     --out "$folder/run" --steps "$steps" --global-batch "$samples" --micro-batch-tokens "$micro_batch" \
-    --save-every 0 $options || return 1
+    --save-every 0 ${options//STORE/$folder/store} || return 1
   grep '"type":"step"' "$folder/run/metrics.jsonl" | sed 1,2d |
     sed -E 's/.*"tokens_per_second":([0-9.eE+-]+).*/\1/' | sort -g |
     awk -v name="$label" -v flop="$flop" -v memory="$(cat "$folder/memory")" '

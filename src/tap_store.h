@@ -60,7 +60,8 @@ int tap_store_open(struct tap_store *store, const struct options *options, struc
 /** What was not sealed is dropped. */
 void tap_store_close(struct tap_store *store);
 
-/** Whether the store holds all of the rows: then they are replayed. Known from the first tap_store_enter() on; changes in tap_store_enter(), _mend() and _finish() alone. */
+/** Whether the store holds all of the rows: then they are replayed. Known from the first tap_store_enter() on; changes in
+ *  tap_store_enter(), _mend() and _finish() alone. */
 bool tap_store_has(const struct tap_store *store, const int64_t *rows, int count);
 /** The taps of the micro-batch that holds these rows of the data, in a slot of the source. */
 int tap_store_run(struct tap_store *store, int slot, const struct micro_batch *batch, const int64_t *rows, int count,

@@ -22,10 +22,11 @@ check() {
   json=$(cat "$work"/results/gpu-*.json) table=$(cat "$work"/results/gpu-*.md)
 }
 
-check 0 wrappers operations runs ceilings kernels train-tiny train-tiny-recompute peers
-for step in wrappers operations runs ceilings kernels train-tiny train-tiny-recompute; do
+check 0 wrappers operations runs ceilings kernels train-tiny train-tiny-replayed train-tiny-recompute peers
+for step in wrappers operations runs ceilings kernels train-tiny train-tiny-replayed train-tiny-recompute; do
   [[ $json == *"{\"step\": \"$step\", \"result\": \"pass\""* ]] || die "$step: $json"
 done
+[[ $(cat "$work"/results/gpu-*.log) == *" 1024 tokens live "*" 1024 replayed;"* ]] || die "not replayed: $(cat "$work"/results/gpu-*.log)"
 [[ $json == *'"step": "peers", "result": "skipped"'* ]] || die "peers: $json"
 [[ $json == *'"product_gflops"'*'"dequantize_gbytes"'* && $json == *'"tokens_per_second"'* && $json == *'"operation": "rmsnorm"'* ]] || die "$json"
 [[ $table == *"not measurements"* && $table == *"| train-tiny-recompute |"* && $table == *"| rmsnorm |"* ]] || die "$table"
