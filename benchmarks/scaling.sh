@@ -92,7 +92,8 @@ run_all() {
         if ((ranks != most)); then
           run weak "$ranks" "$stages" $((ROWS * ranks)) $round "$@"
         else # the same run
-          ln -sfn "strong-${ranks}x$stages-$round" "$WORK/weak-${ranks}x$stages-$round"
+          rm -rf "$WORK/weak-${ranks}x$stages-$round"
+          ln -s "strong-${ranks}x$stages-$round" "$WORK/weak-${ranks}x$stages-$round"
           folders+=("$WORK/weak-${ranks}x$stages-$round")
         fi
       done
