@@ -21,12 +21,16 @@ const char *sweep_variant_name(int variant) {
 
 /* ---- one point ------------------------------------------------------------------------------------------ */
 
-/* Fewer ranks than a node has are one node of so many. */
+/* Fewer ranks than a node has are one node of so many; others are whole nodes. */
 static struct machine machine_of(const struct plan_request *request, int ranks) {
   struct machine machine = request->machine;
   if (ranks < machine.per_node) machine.per_node = ranks;
-  machine.nodes = ranks / machine.per_node;
+  machine.nodes = machine.per_node > 1 ? ranks / machine.per_node : ranks;
   return machine;
+}
+
+static bool fills_nodes(int ranks, int per_node) {
+  return ranks <= per_node || per_node <= 1 || ranks % per_node == 0;
 }
 
 /* `request` with its stages and its growth, on so many ranks. */
@@ -102,7 +106,7 @@ static int read_count(const json_t *entry, const char *key, int other) {
 
 static int check_grid(const struct plan_request *request, const struct measured_point *point, const char *path) {
   int per_node = request->machine.per_node;
-  if (point->ranks % point->stages == 0 && (point->ranks <= per_node || point->ranks % per_node == 0)) return OK;
+  if (point->ranks % point->stages == 0 && fills_nodes(point->ranks, per_node)) return OK;
   return fail(ERR_INPUT, "%s: %d ranks were measured, which are not whole pipelines of %d on nodes of %d", path,
               point->ranks, point->stages, per_node);
 }
