@@ -46,7 +46,8 @@ NVCC_TARGETS = $(foreach arch,$(CUDA_ARCHS),-gencode arch=compute_$(arch),code=s
   $(foreach arch,$(filter-out %a,$(lastword $(CUDA_ARCHS))),-gencode arch=compute_$(arch),code=compute_$(arch))
 # Code for all GPUs is large: compressed it is a seventh. Older versions compress less, unasked.
 NVCC_COMPRESS = $(call once,NVCC_COMPRESS,$(NVCC) --help | grep -q compress-mode && echo --compress-mode=size)
-NVCC_FLAGS = -std=c++20 -O3 -lineinfo --threads 0 $(NVCC_COMPRESS) -I. -Isrc -Ikernels/cuda/ptx -Xcompiler -Wall,-Wextra $(NVCC_TARGETS)
+# QST_SM90A: whether kernels may use what only sm_90a has.
+NVCC_FLAGS = -DQST_SM90A=$(if $(filter 90a,$(CUDA_ARCHS)),1,0) -std=c++20 -O3 -lineinfo --threads 0 $(NVCC_COMPRESS) -I. -Isrc -Ikernels/cuda/ptx -Xcompiler -Wall,-Wextra $(NVCC_TARGETS)
 NVCC_CACHE = $(filter ccache,$(firstword $(CC)))
 
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wstrict-prototypes -Wmissing-prototypes \
@@ -137,7 +138,7 @@ HOST := $(BUILD)/host
 HOST_RUNTIME := $(wildcard tests/host/*.cc)
 HOST_CFLAGS := -DQST_CUDA -Itests/host/include
 HOST_CXXFLAGS = -std=c++20 -O3 -g -MD -MP -Wall -Wextra -Wno-unknown-pragmas -ffp-contract=off -fno-strict-aliasing \
-  -DOMPI_SKIP_MPICXX $(MPI_CFLAGS) -Itests/host/include -I. -Isrc $(SAN_$(SAN))
+  -DQST_SM90A=1 -DOMPI_SKIP_MPICXX $(MPI_CFLAGS) -Itests/host/include -I. -Isrc $(SAN_$(SAN))
 HOST_OBJECTS := $(CUDA_TABLES:%=$(HOST)/%.o) $(HOST_RUNTIME:%.cc=$(HOST)/%.o) $(CUDA_KERNELS:%.cu=$(HOST)/%.cu.o) \
   $(patsubst %.c,$(HOST)/%.o,$(filter-out kernels/cuda/cublaslt.c comm/nccl/library.c,$(CUDA_SOURCES)))
 HOST_LIBRARY := $(HOST)/libqst.a

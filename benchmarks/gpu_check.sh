@@ -35,6 +35,7 @@ trainings=(
 )
 kernel_shapes=(
   "7b|--rows 8192 --sample 2048 --hidden 4096 --ff 11008 --vocabulary 32000 --heads 32 --kv-heads 32 --parameters 28623104"
+  "7b-sm_80|--gpu-isa sm_80 --search attention --rows 8192 --sample 2048 --hidden 4096 --heads 32 --kv-heads 32"
   "70b|--rows 8192 --sample 2048 --hidden 8192 --ff 28672 --vocabulary 32000 --heads 64 --kv-heads 8 --parameters 28623104"
 )
 if [[ $REHEARSE ]]; then

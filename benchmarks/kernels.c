@@ -26,7 +26,7 @@ static const char *const environment[] = {"OMP_NUM_THREADS", "OMP_PROC_BIND", "O
 struct settings {
   struct model_shape shape; /**< SmolLM2-135M unless told */
   int threads;
-  const char *isa, *act, *json, *search, *clock, *ceilings;
+  const char *isa, *gpu_isa, *act, *json, *search, *clock, *ceilings;
 };
 
 struct run {
@@ -42,7 +42,8 @@ static const char usage[] =
     "bench-kernels [--rows 2048] [--sample 512] [--hidden 576] [--ff 1536] [--vocabulary 49152] [--heads 9]\n"
     "              [--kv-heads 3] [--reduction-factor 16] [--rank 16] [--logit-rows N]\n"
     "              [--parameters 700000] [--threads N]\n"
-    "              [--cpu-isa auto|avx512-bf16|avx2|plain] [--act auto|bf16|fp32] [--search OPERATION] [--json FILE]\n"
+    "              [--cpu-isa auto|avx512-bf16|avx2|plain] [--gpu-isa auto|sm_90a|sm_80] [--act auto|bf16|fp32]\n"
+    "              [--search OPERATION] [--json FILE]\n"
     "              [--ceilings on: measure those alone, print them as JSON]\n"
     "              [--clock wall|own: the running time of one thread, for a machine that others use too]\n"
     "Defaults are SmolLM2-135M's shapes. A JSON file that exists is not overwritten.\n";
@@ -62,15 +63,25 @@ static int read_option(struct settings *s, const char *name, const char *value) 
     int *number;
     const char **text;
   } options[] = {
-      {"--rows", &m->rows, NULL},         {"--sample", &m->sample, NULL},
-      {"--hidden", &m->hidden, NULL},     {"--ff", &m->ff, NULL},
-      {"--heads", &m->heads, NULL},       {"--vocabulary", &m->vocabulary, NULL},
-      {"--rank", &m->rank, NULL},         {"--reduction-factor", &m->reduction, NULL},
-      {"--threads", &s->threads, NULL},   {"--kv-heads", &m->kv_heads, NULL},
-      {"--cpu-isa", NULL, &s->isa},       {"--logit-rows", &m->logit_rows, NULL},
-      {"--act", NULL, &s->act},           {"--search", NULL, &s->search},
-      {"--json", NULL, &s->json},         {"--clock", NULL, &s->clock},
-      {"--ceilings", NULL, &s->ceilings}, {"--parameters", &m->parameters, NULL},
+      {"--rows", &m->rows, NULL},
+      {"--sample", &m->sample, NULL},
+      {"--hidden", &m->hidden, NULL},
+      {"--ff", &m->ff, NULL},
+      {"--heads", &m->heads, NULL},
+      {"--vocabulary", &m->vocabulary, NULL},
+      {"--rank", &m->rank, NULL},
+      {"--reduction-factor", &m->reduction, NULL},
+      {"--threads", &s->threads, NULL},
+      {"--kv-heads", &m->kv_heads, NULL},
+      {"--cpu-isa", NULL, &s->isa},
+      {"--gpu-isa", NULL, &s->gpu_isa},
+      {"--logit-rows", &m->logit_rows, NULL},
+      {"--act", NULL, &s->act},
+      {"--search", NULL, &s->search},
+      {"--json", NULL, &s->json},
+      {"--clock", NULL, &s->clock},
+      {"--ceilings", NULL, &s->ceilings},
+      {"--parameters", &m->parameters, NULL},
   };
   for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
     if (strcmp(name, options[i].name) != 0) continue;
@@ -279,7 +290,8 @@ static json_t *provenance(const struct bench *bench, const struct run *run, cons
 
 static int open_devices(struct bench *bench, const struct settings *s) {
   const struct model_shape *m = &s->shape;
-  struct device_options options = {.name = bench_device, .cpu_isa = s->isa, .act = s->act, .threads = s->threads};
+  struct device_options options = {
+      .name = bench_device, .cpu_isa = s->isa, .gpu_isa = s->gpu_isa, .act = s->act, .threads = s->threads};
   options.limits = (struct device_limits){.rows = m->rows,
                                           .logit_rows = m->logit_rows,
                                           .widest_product = (int64_t)2 * m->ff * m->hidden,

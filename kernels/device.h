@@ -447,6 +447,7 @@ enum {
 struct device_options {
   const char *name;                /**< "auto", "cpu", …: device_list() */
   const char *cpu_isa;             /**< "auto", "avx512-bf16", "avx2", "plain": the cpu device's kernels */
+  const char *gpu_isa;             /**< "auto", "sm_90a", "sm_80": the cuda device's own kernels */
   const char *act;                 /**< "auto", "bf16", "fp32" */
   int threads;                     /**< 0: as many as this rank may run on */
   int local_rank;                  /**< among the ranks of this host: chooses the GPU */

@@ -22,6 +22,7 @@ static int open_device(struct engine *engine, const struct options *options, con
   if (plan->use == ENGINE_TRAIN) limits.side_hidden = config->hidden / (int)options->reduction_factor;
   return device_open(&engine->device, &(struct device_options){.name = plan->hardware ? "null" : options->device,
                                                                .cpu_isa = options->cpu_isa,
+                                                               .gpu_isa = options->gpu_isa,
                                                                .act = options->act,
                                                                .threads = engine->threads,
                                                                .local_rank = engine->grid->world->local_rank,

@@ -130,6 +130,7 @@ int machine_here(struct machine *out, const struct options *options, const struc
   *out = (struct machine){.nodes = comm->size / per_node, .per_node = per_node};
   TRY(device_open(&device, &(struct device_options){.name = options->device,
                                                     .cpu_isa = options->cpu_isa,
+                                                    .gpu_isa = options->gpu_isa,
                                                     .act = options->act,
                                                     .threads = threads,
                                                     .local_rank = comm->local_rank}));

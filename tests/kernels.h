@@ -93,12 +93,17 @@ static inline struct device *crew_device(struct crew *crew, int run) {
 }
 
 /** False when this machine lacks the instruction set. */
-static inline bool crew_open(struct crew *crew, const char *isa, const char *act, struct device_limits limits) {
+static inline bool crew_open(struct crew *crew, const char *isa, const char *gpu_isa, const char *act,
+                             struct device_limits limits) {
   *crew = (struct crew){.act = strcmp(act, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32};
   snprintf(crew->name, sizeof crew->name, "%s %s", isa, act);
   for (int i = 0; i < CREW; i++) {
-    struct device_options options = {
-        .name = test_device(), .cpu_isa = isa, .act = act, .threads = crew_threads[i], .limits = limits};
+    struct device_options options = {.name = test_device(),
+                                     .cpu_isa = isa,
+                                     .gpu_isa = gpu_isa,
+                                     .act = act,
+                                     .threads = crew_threads[i],
+                                     .limits = limits};
     if (device_open(&crew->devices[i], &options) != OK) {
       CHECK(strstr(fail_message(), "lacks"));
       for (; i >= 0; i--) device_close(&crew->devices[i]);
@@ -110,14 +115,14 @@ static inline bool crew_open(struct crew *crew, const char *isa, const char *act
 
 /** Runs a test on the cpu device with every instruction set of this machine, or on the cuda device, with both activation
  *  types; says what was left out. */
-static inline void for_each_crew(struct device_limits limits, void (*test)(struct crew *crew)) {
+static inline void for_each_crew_of(const char *gpu_isa, struct device_limits limits, void (*test)(struct crew *crew)) {
   static const char *const isas[] = {"plain", "avx2", "avx512-bf16"};
   static const char *const acts[] = {"fp32", "bf16"};
   for (int i = 0; i < (testing_cuda() ? 1 : 3); i++)
     for (int j = 0; j < 2; j++) {
       struct crew crew;
       int failed = checks_failed;
-      if (!crew_open(&crew, isas[i], acts[j], limits)) {
+      if (!crew_open(&crew, isas[i], gpu_isa, acts[j], limits)) {
         printf("not on this machine: %s\n", isas[i]);
         continue;
       }
@@ -125,6 +130,10 @@ static inline void for_each_crew(struct device_limits limits, void (*test)(struc
       if (checks_failed > failed) fprintf(stderr, "  with %s\n", crew.name);
       for (int k = 0; k < CREW; k++) device_close(&crew.devices[k]);
     }
+}
+
+static inline void for_each_crew(struct device_limits limits, void (*test)(struct crew *crew)) {
+  for_each_crew_of("auto", limits, test);
 }
 
 /* ---- operands ---------------------------------------------------------------------------------------------- */

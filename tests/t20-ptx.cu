@@ -4,6 +4,7 @@
  * RUN ranks=1 device=cuda */
 #include <ptx.cuh>
 #include <vector>
+#include <wgmma.cuh>
 
 #include "check.h"
 #include "kernels/cuda/kernel.cuh"
@@ -26,11 +27,17 @@ T *shared_with_gpu(size_t count) {
   return static_cast<T *>(block);
 }
 
+/** One block. */
+template <typename... Parameters, typename... Arguments>
+void run_threads(int threads, void (*kernel)(Parameters...), size_t shared, Arguments... arguments) {
+  CHECK(launch(&context, kernel, dim3(1), threads, shared, arguments...) == cudaSuccess);
+  CHECK(cudaStreamSynchronize(context.stream) == cudaSuccess);
+}
+
 /** One warp. */
 template <typename... Parameters, typename... Arguments>
 void run(void (*kernel)(Parameters...), size_t shared, Arguments... arguments) {
-  CHECK(launch(&context, kernel, dim3(1), WARP, shared, arguments...) == cudaSuccess);
-  CHECK(cudaStreamSynchronize(context.stream) == cudaSuccess);
+  run_threads(WARP, kernel, shared, arguments...);
 }
 
 /* ---- matrices of 2-byte elements ----------------------------------------------------------------------------- */
@@ -111,6 +118,121 @@ void test_product(void) {
   check_product(f);
 }
 
+/* ---- products of warp groups ----------------------------------------------------------------------------------- */
+
+constexpr int GROUP = 4 * WARP, GROUP_ROWS = 64, PANEL = 64, STEP = 16;
+
+/** b: [columns of c, inner] or [inner, columns of c]. */
+struct group_factors {
+  float a[GROUP_ROWS][128], b[128][128], c[GROUP_ROWS][128];
+};
+
+/** Rows [rows, columns] to panels in shared memory, as wgmma.cuh says. */
+__device__ void write_panels(element *panels, const float (*x)[128], int rows, int columns) {
+  for (int i = (int)threadIdx.x; i < rows * columns; i += GROUP) {
+    int row = i / columns, column = i % columns, chunk = column % PANEL / 8 ^ row % 8;
+    panels[column / PANEL * rows * PANEL + row * PANEL + chunk * 8 + column % 8] = __float2bfloat16_rn(x[row][column]);
+  }
+}
+
+__device__ element *panels_in_shared() {
+  unsigned past = ptx::shared_address(shared_memory) % 1024;
+  return reinterpret_cast<element *>(shared_memory + (1024 - past) % 1024);
+}
+
+/** An element of this thread's sums: [8 columns][4]. */
+template <typename F>
+__device__ void each_sum(int columns, F f) {
+  int lane = (int)threadIdx.x % WARP, row = (int)threadIdx.x / WARP * 16 + lane / 4;
+  for (int n = 0; n < columns / 8; n++)
+    for (int e = 0; e < 4; e++) f(n, e, row + e / 2 * 8, n * 8 + lane % 4 * 2 + e % 2);
+}
+
+constexpr size_t GROUP_SHARED = 1024 + sizeof(element) * 128 * (128 + GROUP_ROWS);
+
+/** 128 columns, inner dimension 128: two panels each. With `add` to what c was. */
+__global__ void group_rows_kernel(group_factors *f, bool add) {
+  constexpr int INNER = 128, COLUMNS = 128;
+  element *a = panels_in_shared(), *b = a + GROUP_ROWS * INNER;
+  write_panels(a, f->a, GROUP_ROWS, INNER);
+  write_panels(b, f->b, COLUMNS, INNER);
+  float c[COLUMNS / 8][4];
+  each_sum(COLUMNS, [&](int n, int e, int row, int column) { c[n][e] = f->c[row][column]; });
+  ptx::fence_async_shared();
+  __syncthreads();
+  uint64_t rows = ptx::describe_panels(a, GROUP_ROWS * PANEL * 2),
+           others = ptx::describe_panels(b, COLUMNS * PANEL * 2);
+  ptx::products_begin();
+#pragma unroll
+  for (int k = 0; k < INNER; k += STEP) {
+    uint64_t x = ptx::advance_panels(rows, (unsigned)(k / PANEL * GROUP_ROWS * PANEL * 2 + k % PANEL * 2));
+    uint64_t y = ptx::advance_panels(others, (unsigned)(k / PANEL * COLUMNS * PANEL * 2 + k % PANEL * 2));
+    if (k == 0 && !add) {
+      ptx::multiply_panels<false>(c, x, y);
+    } else {
+      ptx::multiply_panels<true>(c, x, y);
+    }
+  }
+  ptx::products_commit();
+  ptx::products_wait<0>(c);
+  each_sum(COLUMNS, [&](int n, int e, int row, int column) { f->c[row][column] = c[n][e]; });
+}
+
+/** Inner dimension 128, COLUMNS 64 or 128. */
+template <int COLUMNS>
+__global__ void group_columns_kernel(group_factors *f) {
+  constexpr int INNER = 128;
+  element *b = panels_in_shared();
+  write_panels(b, f->b, INNER, COLUMNS);
+  float c[COLUMNS / 8][4];
+  each_sum(COLUMNS, [&](int n, int e, int row, int column) { c[n][e] = f->c[row][column]; });
+  ptx::fence_async_shared();
+  __syncthreads();
+  unsigned a[INNER / STEP][4];
+  int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP;
+  for (int i = 0; i < INNER / STEP * 4; i++) {
+    const float *pair = &f->a[warp * 16 + lane / 4 + i % 2 * 8][i / 4 * STEP + lane % 4 * 2 + i % 4 / 2 * 8];
+    a[i / 4][i % 4] = ptx::pack_bf16(pair[0], pair[1]);
+  }
+  uint64_t others = ptx::describe_panels(b, INNER * PANEL * 2);
+  ptx::products_begin();
+#pragma unroll
+  for (int k = 0; k < INNER / STEP; k++)
+    ptx::add_panels(c, a[k], ptx::advance_panels(others, (unsigned)(k * STEP * PANEL * 2)));
+  ptx::products_commit();
+  ptx::products_wait<0>(c);
+  each_sum(COLUMNS, [&](int n, int e, int row, int column) { f->c[row][column] = c[n][e]; });
+}
+
+/** Integers that bf16 and the sums hold exactly, and that no exchange of elements leaves as they are. */
+void test_groups(bool rows, int columns, bool add) {
+  group_factors *f = shared_with_gpu<group_factors>(1), *want = shared_with_gpu<group_factors>(1);
+  for (int i = 0; i < GROUP_ROWS * 128; i++) f->a[i / 128][i % 128] = (float)(i * 37 % 61 - 30);
+  for (int i = 0; i < 128 * 128; i++) f->b[i / 128][i % 128] = (float)(i * 29 % 59 - 29);
+  for (int i = 0; i < GROUP_ROWS * 128; i++) f->c[i / 128][i % 128] = (float)(i * 53 % 2003 - 1000);
+  *want = *f;
+  for (int i = 0; i < GROUP_ROWS; i++)
+    for (int j = 0; j < columns; j++) {
+      want->c[i][j] = add ? f->c[i][j] : 0;
+      for (int k = 0; k < 128; k++) want->c[i][j] += f->a[i][k] * (rows ? f->b[j][k] : f->b[k][j]);
+    }
+  if (rows) {
+    run_threads(GROUP, group_rows_kernel, GROUP_SHARED, f, add);
+  } else if (columns == 64) {
+    run_threads(GROUP, group_columns_kernel<64>, GROUP_SHARED, f);
+  } else {
+    run_threads(GROUP, group_columns_kernel<128>, GROUP_SHARED, f);
+  }
+  CHECK(memcmp(f->c, want->c, sizeof f->c) == 0);
+}
+
+/** Where there are such products. */
+bool has_groups(void) {
+  cudaDeviceProp properties;
+  CHECK(cudaGetDeviceProperties(&properties, 0) == cudaSuccess);
+  return QST_SM90A && properties.major == 9 && properties.minor == 0;
+}
+
 /* ---- copies --------------------------------------------------------------------------------------------------- */
 
 constexpr int EACH = 16 / sizeof(int), GROUPS = 3;
@@ -177,6 +299,14 @@ int main(void) {
   test_copies(true);
   test_copies(false);
   test_numbers();
+  if (has_groups()) {
+    test_groups(true, 128, false);
+    test_groups(true, 128, true);
+    test_groups(false, 64, true);
+    test_groups(false, 128, true);
+  } else {
+    printf("not on this GPU: products of warp groups\n");
+  }
   for (void *block : blocks) cudaFreeHost(block);
   cudaStreamDestroy(context.stream);
   return check_result();

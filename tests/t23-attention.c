@@ -280,6 +280,22 @@ static void test_crew(struct crew *crew) {
   test_backward(crew, &large, shapes[3]);
 }
 
+/** The heads for which tensor cores have kernels with other tiles: samples that end, and that have keys before the first
+ *  query, beside the tiles' borders. */
+static void test_tiles(struct crew *crew) {
+  static const struct shape wide[] = {{2, 1, 64}, {2, 2, 128}};
+  const int lengths[] = {63, 65, 128, 129, 193, 257, 0};
+  struct batch training = training_batch(lengths), decoding = {0};
+  batch_add(&decoding, 65, 128, 0);
+  batch_add(&decoding, 66, 194, 3);
+  batch_add(&decoding, 130, 258, 0);
+  batch_add(&decoding, 1, 129, 1);
+  for (int i = 0; i < 2; i++) {
+    test_forward(crew, &training, wide[i], SIZE);
+    test_forward(crew, &decoding, wide[i], LARGE_SIZE);
+  }
+}
+
 /** Samples that contradict the arguments are a fault, not a crash. */
 static void test_contracts(struct crew *crew) {
   const int lengths[] = {4, 5, 0};
@@ -320,6 +336,7 @@ static void test_contracts(struct crew *crew) {
 
 static void test_everything(struct crew *crew) {
   test_crew(crew);
+  test_tiles(crew);
   test_contracts(crew);
 }
 
@@ -329,6 +346,8 @@ int main(int count, char **words) {
   random_begin(count, words);
   test_reference(&batch, shapes[0]);
   test_reference(&batch, shapes[1]);
-  for_each_crew((struct device_limits){.rows = ROWS_MAX, .hidden = 1000, .side_hidden = 700}, test_everything);
+  const struct device_limits limits = {.rows = ROWS_MAX, .hidden = 1000, .side_hidden = 700};
+  for_each_crew(limits, test_everything);
+  if (testing_cuda()) for_each_crew_of("sm_80", limits, test_tiles); /* and without Hopper's products */
   return check_result();
 }

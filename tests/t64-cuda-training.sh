@@ -85,6 +85,11 @@ QST_HOST_CAPABILITY=7 "$QST" "${options[@]}" --device cuda --out "$work/none" 2>
 ((status == 3)) || die "status $status: $(cat "$work/error")"
 grep -q 'compute capability 7' "$work/error" || die "an old GPU: status $status, $(cat "$work/error")"
 status=0
+QST_HOST_CAPABILITY=8.0 "$QST" "${options[@]}" --device cuda --gpu-isa sm_90a --out "$work/none" 2>"$work/error" || status=$?
+((status == 2)) || die "status $status: $(cat "$work/error")"
+grep -q 'sm_90a is for compute capability 9.0; .* has 8.0' "$work/error" || die "another GPU's kernels: $(cat "$work/error")"
+QST_HOST_CAPABILITY=9.0 "$QST" "${options[@]}" --device cuda --gpu-isa sm_80 --out "$work/sm_80"
+status=0
 QST_HOST_GPUS=2 "${mpirun[@]}" 3 "$QST" "${options[@]}" --device cuda --out "$work/none" 2>"$work/error" || status=$?
 ((status != 0)) || die "it started: $(cat "$work/error")"
 grep -q 'has no GPU of its own' "$work/error" || die "too few GPUs: $(cat "$work/error")"

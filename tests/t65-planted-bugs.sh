@@ -12,7 +12,7 @@ if grep -q __tsan_init "$planted"; then sanitizer=thread; fi
 case $sanitizer in
   none)
     bugs=(barrier warp-barrier divergent unset weak-wait early-refill early-read long-copy host-pointer high-grid
-      unasked-shared unfilled overwritten)
+      unasked-shared unfilled overwritten unfenced unbegun unawaited refilled incomplete)
     ;;
   address) bugs=(beyond beyond-shared misaligned host-reads) ;;
   thread) bugs=(barrier warp-barrier shuffle-order lost-update lost-between-blocks early-refill) ;;

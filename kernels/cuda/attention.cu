@@ -87,6 +87,7 @@ __global__ void __launch_bounds__(WARPS *WARP) attention_kernel(const attention_
 extern "C" cudaError_t cuda_launch_attention(const cuda_context *context, const attention_args *a) {
   if (a->rows == 0) return cudaSuccess;
   TRY_CUDA(attention_check(context, a->segments, a->rows, false));
+  if (attention_wgmma_fits(context, a)) return cuda_launch_attention_wgmma(context, a);
   if (attention_mma_fits(context, a)) return cuda_launch_attention_mma(context, a);
   if (a->head_dim <= NARROW_HEAD_DIM) return cuda_launch_attention_narrow(context, a);
   size_t shared =

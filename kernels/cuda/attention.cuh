@@ -19,6 +19,10 @@ cudaError_t attention_check(const cuda_context *context, const segments &segment
 bool attention_mma_fits(const cuda_context *context, const attention_args *arguments);
 cudaError_t cuda_launch_attention_mma(const cuda_context *context, const attention_args *arguments);
 
+/** The warp groups' kernel: bf16 heads of 64 and 128 whose rows are whole 16-byte chunks, on GPUs that have such products. */
+bool attention_wgmma_fits(const cuda_context *context, const attention_args *arguments);
+cudaError_t cuda_launch_attention_wgmma(const cuda_context *context, const attention_args *arguments);
+
 /** The same of the gradients, heads up to 64; `deltas` of the context are filled. */
 bool attention_mma_backward_fits(const cuda_context *context, const attention_backward_args *arguments);
 cudaError_t cuda_launch_attention_mma_backward(const cuda_context *context, const attention_backward_args *arguments);

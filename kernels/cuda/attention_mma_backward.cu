@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(THREADS, 2)
     add_product<DIM, OTHERS>(dq, slopes, k);
   }
   element *to = (element *)a.dq + (size_t)(s.query + first) * a.q_stride + head * a.head_dim;
-  if (left > 0) write_rows<DIM, PART>(to, (size_t)a.q_stride, a.head_dim, left, dq, one, own);
+  if (left > 0) write_rows<PART>(to, (size_t)a.q_stride, a.head_dim, left, dq, one, own);
 }
 
 /** dk and dv: rows are keys, tiles are queries; query heads in ascending order. */
@@ -149,8 +149,8 @@ __global__ void __launch_bounds__(THREADS, 2)
   }
   if (left <= 0) return;
   size_t at = (size_t)(s.key + first) * a.kv_stride + kv_head * a.head_dim;
-  write_rows<DIM, PART>((element *)a.dk + at, (size_t)a.kv_stride, a.head_dim, left, dk, one, own);
-  write_rows<DIM, PART>((element *)a.dv + at, (size_t)a.kv_stride, a.head_dim, left, dv, one, own);
+  write_rows<PART>((element *)a.dk + at, (size_t)a.kv_stride, a.head_dim, left, dk, one, own);
+  write_rows<PART>((element *)a.dv + at, (size_t)a.kv_stride, a.head_dim, left, dv, one, own);
 }
 
 /* ---- the launch -------------------------------------------------------------------------------------------- */

@@ -105,6 +105,22 @@ static int choose_act(enum dtype *out, const char *name) {
               nearest ? nearest : "there are auto, bf16, fp32");
 }
 
+/** The compute capability that own kernels may use. */
+static int choose_capability(int *out, const char *name, const struct cudaDeviceProp *properties) {
+  static const char *const choices[] = {"auto", "sm_90a", "sm_80", NULL};
+  *out = properties->major * 10 + properties->minor;
+  if (!name || strcmp(name, "auto") == 0) return OK;
+  if (strcmp(name, "sm_90a") == 0 && *out != 90)
+    return fail(ERR_USAGE, "--gpu-isa sm_90a is for compute capability 9.0; %s has %d.%d: use auto", properties->name,
+                properties->major, properties->minor);
+  if (strcmp(name, "sm_90a") == 0) return OK;
+  *out = 80;
+  if (strcmp(name, "sm_80") == 0) return OK;
+  const char *nearest = nearest_name(name, choices);
+  return fail(ERR_USAGE, "--gpu-isa \"%s\" is unknown: %s%s", name, nearest ? "did you mean " : "",
+              nearest ? nearest : "there are auto, sm_90a, sm_80");
+}
+
 /** A piece of the workspace (kernels/cuda/workspace.h). */
 static void *take(char **at, size_t bytes) {
   char *piece = *at;
@@ -141,12 +157,12 @@ static int lay_out_workspace(struct device *device, const struct device_limits *
   return device_synchronize(device); /* for every lane */
 }
 
-static int open_lanes(struct cuda_state *state, enum dtype act) {
+static int open_lanes(struct cuda_state *state, enum dtype act, int capability) {
   state->lane = LANE_SIDE;
   TRY(cuda_check(cudaMallocHost((void **)&state->found, LANE_COUNT * sizeof *state->found), "pinned memory"));
   for (enum lane lane = 0; lane < LANE_COUNT; lane++) {
     struct cuda_context *c = &state->lanes[lane];
-    c->act = act;
+    c->act = act, c->capability = capability;
     TRY(cuda_check(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "stream"));
   }
   return OK;
@@ -155,7 +171,7 @@ static int open_lanes(struct cuda_state *state, enum dtype act) {
 int cuda_open(struct device *device, const struct device_options *options) {
   struct cuda_state *state = NULL;
   struct cudaDeviceProp properties;
-  int gpu;
+  int gpu, capability;
   TRY(memory_array(&state, 1, sizeof *state));
   device->state = state;
   device->memory = &cuda_memory;
@@ -168,7 +184,8 @@ int cuda_open(struct device *device, const struct device_options *options) {
   TRY(choose_gpu(options->local_rank, &gpu, &properties));
   TRY(check_fp8(limits, &properties));
   state->limits = *limits, state->scales_rows = properties.major == 9;
-  TRY(open_lanes(state, device->act));
+  TRY(choose_capability(&capability, options->gpu_isa, &properties));
+  TRY(open_lanes(state, device->act, capability));
   TRY(lay_out_workspace(device, limits));
   TRY(cuda_product_open(device, options));
   snprintf(device->description, sizeof device->description, "cuda, %.60s, %.0f GB, sm_%d%d, %s activations",

@@ -26,6 +26,7 @@ struct cuda_fault {
 struct cuda_context {
   cudaStream_t stream;
   enum dtype act;
+  int capability;           /**< of the GPU, or what own kernels may use of it: 90 is 9.0 */
   bool prepares;            /**< nothing is put on the stream: device_prepare() */
   const float *maps;        /**< [MAPS_SIZE] */
   struct cuda_fault *fault; /**< [1] device memory */

@@ -78,7 +78,7 @@ struct options {
   double label_share;
   bool sweep;
   /* machine */
-  char *device, *cpu_isa, *act, *backbone_compute; /**< backbone_compute: bf16 | fp8 */
+  char *device, *cpu_isa, *gpu_isa, *act, *backbone_compute; /**< backbone_compute: bf16 | fp8 */
   int64_t pipeline_stages;
   char *reduction; /**< exact | fast | fast-bf16 */
   bool shard_optimizer, recompute, run_ahead;

@@ -219,8 +219,9 @@ cudaError_t host_run_grid(const cudaLaunchConfig_t &config, const std::function<
         blockIdx = {x, y, z};
         block = &teams[(x + y + z) % 2];
         prepare_shared(config.dynamicSmemBytes);
-        host_drop_copies();
+        host_begin_block();
         status = run_block(threads);
+        if (status == cudaSuccess && !host_end_block(threads)) status = cudaErrorLaunchFailure;
       }
   fiber_observe(&end_of_grid);
   return status;

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstring>
 #include <ptx.cuh>
+#include <wgmma.cuh>
 
 #include "kernels/cuda/kernel.cuh"
 
@@ -119,6 +120,39 @@ __global__ void early_refill(float *y, const float *x, bool fixed) {
   ptx::copy_async_wait<0>();
 }
 
+enum group_bug { UNFENCED, UNBEGUN, UNAWAITED, REFILLED, INCOMPLETE };
+
+constexpr size_t GROUP_BYTES = 1024 + (64 + COUNT) * 128;
+
+/** A row of ones times the column x, by a product of a warp group: what it reads is not fenced, its registers are not announced,
+ *  its sums are read too early, its factors are overwritten too early, or one warp stays away. */
+template <group_bug BUG>
+__global__ void group_product(float *y, const float *x, bool fixed) {
+  unsigned i = threadIdx.x, past = ptx::shared_address(shared_memory) % 1024;
+  __nv_bfloat16 *ones = reinterpret_cast<__nv_bfloat16 *>(shared_memory + (1024 - past) % 1024),
+                *column = ones + 64 * 64;
+  auto well = [&](group_bug bug) { return fixed || BUG != bug; };
+  for (unsigned k = 0; k < 16; k++) {
+    unsigned at = i * 64 + (k / 8 ^ i % 8) * 8 + k % 8;
+    if (i < 64) ones[at] = __float2bfloat16_rn(k == 0);
+    column[at] = __float2bfloat16_rn(k == 0 ? x[COUNT - 1 - i] : 0);
+  }
+  ptx::copy_async_wait<0>();
+  if (well(UNFENCED)) ptx::fence_async_shared();
+  __syncthreads();
+  float c[16][4];
+  if (well(UNBEGUN)) ptx::products_begin();
+  if (well(INCOMPLETE) || i >= WARP)
+    ptx::multiply_panels<false>(c, ptx::describe_panels(ones, 0), ptx::describe_panels(column, 0));
+  ptx::products_commit();
+  if (well(UNAWAITED) && well(REFILLED)) ptx::products_wait<0>(c);
+  __syncthreads();
+  column[i * 64 + i % 8 * 8] = __float2bfloat16_rn(0);
+  if (!well(REFILLED)) ptx::products_wait<0>(c);
+  for (unsigned n = 0; n < 16 && i < 4; n++)
+    for (unsigned e = 0; e < 2; e++) y[n * 8 + i * 2 + e] = c[n][e];
+}
+
 /* ---- host code ------------------------------------------------------------------------------------------------- */
 
 struct place {
@@ -137,9 +171,9 @@ bool finish(const place &p) {
 
 using kernel_of = void (*)(float *, const float *, bool);
 
-template <kernel_of KERNEL, int GRID = 1>
+template <kernel_of KERNEL, int GRID = 1, size_t SHARED = BYTES>
 bool run(place &p, bool fixed) {
-  return good(launch(&p.context, KERNEL, dim3(GRID), COUNT, BYTES, p.y, p.x, fixed)) && finish(p);
+  return good(launch(&p.context, KERNEL, dim3(GRID), COUNT, SHARED, p.y, p.x, fixed)) && finish(p);
 }
 
 /** Reads a result that nobody has waited for. */
@@ -224,6 +258,11 @@ constexpr struct {
              {"lost-between-blocks", run<lost_between_blocks, BLOCKS>},
              {"weak-wait", run<weak_wait>},
              {"early-refill", run<early_refill>},
+             {"unfenced", run<group_product<UNFENCED>, 1, GROUP_BYTES>},
+             {"unbegun", run<group_product<UNBEGUN>, 1, GROUP_BYTES>},
+             {"unawaited", run<group_product<UNAWAITED>, 1, GROUP_BYTES>},
+             {"refilled", run<group_product<REFILLED>, 1, GROUP_BYTES>},
+             {"incomplete", run<group_product<INCOMPLETE>, 1, GROUP_BYTES>},
              {"early-read", early_read},
              {"long-copy", long_copy},
              {"host-reads", host_reads},

@@ -33,8 +33,10 @@ bool host_on_device(const void *block, size_t bytes, const char *what);
 /** Runs all blocks of a grid, one after the other. */
 cudaError_t host_run_grid(const cudaLaunchConfig_t &config, const std::function<void()> &thread);
 
-/** Before a block: copies to shared memory that the last one never waited for (ptx.cuh). */
-void host_drop_copies();
+/** Before a block: forgets copies and products that the last one never waited for (ptx.cuh, wgmma.cuh). */
+void host_begin_block();
+/** After it: whether the threads of each warp group asked for the same products; says so on stderr when not. */
+bool host_end_block(unsigned threads);
 
 /** Bytes of shared memory that a block may ask for: a Hopper's. */
 enum { HOST_SHARED_MOST = 227 << 10, HOST_SHARED_FREE = 48 << 10 };

@@ -1,8 +1,8 @@
 /**
  * @file ptx.cuh
- * Every PTX instruction that the kernels name themselves, one wrapper each (PTX ISA, "Instruction Set"). The host runtime has the
- * same wrappers in tests/host/include/ptx.cuh, found in the place of these; tests/t28-ptx.cu compares their layouts with
- * the definition.
+ * Every PTX instruction that the kernels name themselves, one wrapper each (PTX ISA, "Instruction Set"); those of Hopper alone
+ * are in wgmma.cuh. The host runtime has the same wrappers in tests/host/include, found in the place of these;
+ * tests/t20-ptx.cu compares their layouts with the definition.
  *
  * A wrapper of a whole warp must be reached by all 32 lanes.
  */

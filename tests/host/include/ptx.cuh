@@ -18,7 +18,19 @@ void host_copy_async_wait(int most);
 void host_gather(const void *mine, size_t bytes, void *all);
 enum { HOST_GATHER_MOST = 32 };
 
+/** Where shared memory begins for those who ask for its address: aligned no better than it must be. */
+enum { HOST_SHARED_AT = 16 };
+extern "C++" unsigned char shared_memory[];
+
 namespace ptx {
+
+inline unsigned shared_address(const void *pointer) {
+  return (unsigned)((const unsigned char *)pointer - shared_memory) + HOST_SHARED_AT;
+}
+
+inline const void *at_shared_address(unsigned address) {
+  return shared_memory + address - HOST_SHARED_AT;
+}
 
 inline void copy_async_16(void *to_shared, const void *from_global, bool there) {
   host_copy_async(to_shared, from_global, 16, there);
