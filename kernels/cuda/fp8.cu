@@ -18,13 +18,7 @@ template <typename T>
 struct activations {
   const T *x;
   __device__ void load_each(float (&out)[EACH], size_t at) const {
-    float part[wide_of<T>];
-#pragma unroll
-    for (int i = 0; i < EACH; i += wide_of<T>) {
-      load<wide_of<T>>(part, x, at + i);
-#pragma unroll
-      for (int k = 0; k < wide_of<T>; k++) out[i + k] = part[k];
-    }
+    load<EACH>(out, x, at);
   }
 };
 

@@ -9,13 +9,13 @@ struct gate {
   unsigned cols;
   template <int N>
   __device__ void run(unsigned i) const {
-    float from_d[N], from_s[N];
-    unsigned column = i % cols;
+    float from_d[N], from_s[N], gates[N];
     load<N>(from_d, d, i);
     load<N>(from_s, s, i);
+    load<N>(gates, z, i % cols);
 #pragma unroll
     for (int k = 0; k < N; k++) {
-      float open = sigmoid(z[column + k]);
+      float open = sigmoid(gates[k]);
       from_d[k] = (1.0f - open) * from_d[k] + open * from_s[k];
     }
     store<N>(u, i, from_d);
@@ -25,7 +25,8 @@ struct gate {
 extern "C" cudaError_t cuda_launch_gate(const cuda_context *context, const gate_args *a) {
   return by_act(context, [&]<typename T>(T) {
     return each<wide_of<T>>(context, gate<T>{(T *)a->u, (const T *)a->d, (const T *)a->s, a->z, (unsigned)a->cols},
-                            (size_t)a->rows * a->cols, a->cols % wide_of<T> == 0 && all_aligned(a->u, a->d, a->s));
+                            (size_t)a->rows * a->cols,
+                            a->cols % wide_of<T> == 0 && all_aligned(a->u, a->d, a->s, a->z));
   });
 }
 
@@ -37,12 +38,12 @@ struct gate_backward {
   unsigned cols;
   template <int N>
   __device__ void run(unsigned i) const {
-    float to_d[N], to_s[N];
-    unsigned column = i % cols;
+    float to_d[N], to_s[N], gates[N];
     load<N>(to_d, du, i);
+    load<N>(gates, z, i % cols);
 #pragma unroll
     for (int k = 0; k < N; k++) {
-      float open = sigmoid(z[column + k]);
+      float open = sigmoid(gates[k]);
       to_s[k] = open * to_d[k];
       to_d[k] *= 1.0f - open;
     }
@@ -69,13 +70,22 @@ extern "C" cudaError_t cuda_launch_gate_backward(const cuda_context *context, co
     TRY_CUDA(column_sums(context, a->dz, gate_slope<T>{du, (const T *)a->d, (const T *)a->s, a->z, (size_t)a->cols},
                          a->rows, a->cols));
     return each<wide_of<T>>(context, gate_backward<T>{(T *)a->dd, (T *)a->ds, du, a->z, (unsigned)a->cols},
-                            (size_t)a->rows * a->cols, a->cols % wide_of<T> == 0 && all_aligned(a->dd, a->ds, a->du));
+                            (size_t)a->rows * a->cols,
+                            a->cols % wide_of<T> == 0 && all_aligned(a->dd, a->ds, a->du, a->z));
   });
 }
 
-/** How much of the backbone a column keeps. */
-__device__ static inline float mix_share(const float *weight, enum mix_kind kind, unsigned column) {
-  return kind == MIX_GATE ? sigmoid(weight[column]) : kind == MIX_ALPHA ? weight[0] : 0.0f;
+/** How much of the backbone columns column .. column + N keep. */
+template <int N>
+__device__ static inline void mix_shares(float (&out)[N], const float *weight, enum mix_kind kind, unsigned column) {
+  if (kind == MIX_GATE) load<N>(out, weight, column);
+#pragma unroll
+  for (int k = 0; k < N; k++) out[k] = kind == MIX_GATE ? sigmoid(out[k]) : kind == MIX_ALPHA ? weight[0] : 0.0f;
+}
+
+/** One number is read by itself, numbers for all columns 16 bytes at a time. */
+static bool wide_weight(const float *weight, enum mix_kind kind) {
+  return kind != MIX_GATE || aligned(weight);
 }
 
 template <typename T>
@@ -87,15 +97,13 @@ struct mix {
   unsigned cols;
   template <int N>
   __device__ void run(unsigned i) const {
-    float a[N], b[N];
-    unsigned column = i % cols;
+    float a[N], b[N], shares[N];
     load<N>(a, h, i);
     load<N>(b, side, i);
+    mix_shares<N>(shares, weight, kind, i % cols);
 #pragma unroll
-    for (int k = 0; k < N; k++) {
-      float share = mix_share(weight, kind, column + k);
-      a[k] = kind == MIX_RESIDUAL ? a[k] + b[k] : share * a[k] + (1.0f - share) * b[k];
-    }
+    for (int k = 0; k < N; k++)
+      a[k] = kind == MIX_RESIDUAL ? a[k] + b[k] : shares[k] * a[k] + (1.0f - shares[k]) * b[k];
     store<N>(y, i, a);
   }
 };
@@ -103,8 +111,9 @@ struct mix {
 extern "C" cudaError_t cuda_launch_mix(const cuda_context *context, const mix_args *a) {
   return by_act(context, [&]<typename T>(T) {
     mix<T> f = {(T *)a->y, (const T *)a->h, (const T *)a->side, a->weight, a->kind, (unsigned)a->cols};
-    return each<wide_of<T>>(context, f, (size_t)a->rows * a->cols,
-                            a->cols % wide_of<T> == 0 && all_aligned(a->y, a->h, a->side));
+    return each<wide_of<T>>(
+        context, f, (size_t)a->rows * a->cols,
+        a->cols % wide_of<T> == 0 && all_aligned(a->y, a->h, a->side) && wide_weight(a->weight, a->kind));
   });
 }
 
@@ -117,11 +126,11 @@ struct mix_backward {
   unsigned cols;
   template <int N>
   __device__ void run(unsigned i) const {
-    float d[N];
-    unsigned column = i % cols;
+    float d[N], shares[N];
     load<N>(d, dy, i);
+    mix_shares<N>(shares, weight, kind, i % cols);
 #pragma unroll
-    for (int k = 0; k < N; k++) d[k] *= 1.0f - mix_share(weight, kind, column + k);
+    for (int k = 0; k < N; k++) d[k] *= 1.0f - shares[k];
     store<N>(dside, i, d);
   }
 };
@@ -134,7 +143,9 @@ struct mix_slope {
   size_t cols;
   __device__ float at(int t, int j) const {
     size_t i = t * cols + j;
-    float share = mix_share(weight, kind, (unsigned)j), slope = kind == MIX_GATE ? share * (1.0f - share) : 1.0f;
+    float share[1];
+    mix_shares<1>(share, weight, kind, (unsigned)j);
+    float slope = kind == MIX_GATE ? share[0] * (1.0f - share[0]) : 1.0f;
     return slope * to_float(dy[i]) * (to_float(h[i]) - to_float(side[i]));
   }
 };
@@ -175,7 +186,8 @@ extern "C" cudaError_t cuda_launch_mix_backward(const cuda_context *context, con
     if (a->kind == MIX_GATE) TRY_CUDA(column_sums(context, a->dweight, slope, a->rows, a->cols));
     if (a->kind == MIX_ALPHA) TRY_CUDA(alpha_gradient(context, a, slope));
     return each<wide_of<T>>(context, mix_backward<T>{(T *)a->dside, dy, a->weight, a->kind, (unsigned)a->cols},
-                            (size_t)a->rows * a->cols, a->cols % wide_of<T> == 0 && all_aligned(a->dside, dy));
+                            (size_t)a->rows * a->cols,
+                            a->cols % wide_of<T> == 0 && all_aligned(a->dside, dy) && wide_weight(a->weight, a->kind));
   });
 }
 
@@ -187,16 +199,20 @@ struct finish {
   unsigned cols, y_stride;
   template <int N>
   __device__ void run(unsigned i) const {
-    float v[N], more[N];
+    float v[N], scales[N], added[N] = {}, more[N] = {};
     unsigned row = i / cols, column = i % cols;
     size_t at = (size_t)row * y_stride + column;
     load<N>(v, sums, i);
+    if (bias) load<N>(added, bias, column);
     if (residual) load<N>(more, residual, at);
+    if (row_scales) {
+      float scale = row_scales[row];
+      load<N>(scales, col_scales, column);
 #pragma unroll
-    for (int k = 0; k < N; k++) {
-      if (row_scales) v[k] *= row_scales[row] * col_scales[column + k];
-      v[k] += (bias ? bias[column + k] : 0.0f) + (residual ? more[k] : 0.0f);
+      for (int k = 0; k < N; k++) v[k] *= scale * scales[k];
     }
+#pragma unroll
+    for (int k = 0; k < N; k++) v[k] += added[k] + more[k];
     store<N>(y, at, v);
   }
 };
@@ -207,7 +223,8 @@ extern "C" cudaError_t cuda_launch_finish(const cuda_context *context, const fin
                    a->row_scales,     a->col_scales,
                    a->bias,           (const T *)a->residual,
                    (unsigned)a->cols, (unsigned)a->y_stride};
-    bool wide = a->cols % 4 == 0 && a->y_stride % 4 == 0 && all_aligned(a->y, a->sums, a->residual);
+    bool wide =
+        a->cols % 4 == 0 && a->y_stride % 4 == 0 && all_aligned(a->y, a->sums, a->col_scales, a->bias, a->residual);
     return each<4>(context, f, (size_t)a->rows * a->cols, wide);
   });
 }

@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(BLOCK) rmsnorm_kernel(const rmsnorm_args a) {
   place<TEAM> here;
   if (here.row >= a.rows) return;
   const T *x = (const T *)a.x + (size_t)here.row * a.cols;
-  float sum = 0, v[N];
+  float sum = 0, v[N], w[N];
   for (int j = here.lane * N; j < a.cols; j += TEAM * N) {
     load<N>(v, x, j);
 #pragma unroll
@@ -42,15 +42,16 @@ __global__ void __launch_bounds__(BLOCK) rmsnorm_kernel(const rmsnorm_args a) {
   float rstd = 1.0f / sqrtf(team_sum<TEAM>(sum) / (float)a.cols + a.epsilon);
   for (int j = here.lane * N; j < a.cols; j += TEAM * N) {
     load<N>(v, x, j);
+    load<N>(w, a.w, j);
 #pragma unroll
-    for (int k = 0; k < N; k++) v[k] = a.w[j + k] * (v[k] * rstd);
+    for (int k = 0; k < N; k++) v[k] = w[k] * (v[k] * rstd);
     store<N>((T *)a.y + (size_t)here.row * a.cols, j, v);
   }
   if (a.rstd && here.lane == 0) a.rstd[here.row] = rstd;
 }
 
 extern "C" cudaError_t cuda_launch_rmsnorm(const cuda_context *context, const rmsnorm_args *a) {
-  return by_row(context, a->cols, all_aligned(a->y, a->x), [&]<typename T, int N, int TEAM>() {
+  return by_row(context, a->cols, all_aligned(a->y, a->x, a->w), [&]<typename T, int N, int TEAM>() {
     return launch(context, rmsnorm_kernel<T, N, TEAM>, blocks_of((size_t)a->rows, BLOCK / TEAM), BLOCK, SHARED_FOR_SUMS,
                   *a);
   });
@@ -63,20 +64,22 @@ __global__ void __launch_bounds__(BLOCK) rmsnorm_backward_kernel(const rmsnorm_b
   size_t row = (size_t)here.row * a.cols;
   const T *x = (const T *)a.x + row, *dy = (const T *)a.dy + row;
   T *dx = (T *)a.dx + row;
-  float sum = 0, v[N], d[N], old[N], rstd = a.rstd[here.row];
+  float sum = 0, v[N], d[N], w[N], old[N], rstd = a.rstd[here.row];
   for (int j = here.lane * N; j < a.cols; j += TEAM * N) {
     load<N>(v, x, j);
     load<N>(d, dy, j);
+    load<N>(w, a.w, j);
 #pragma unroll
-    for (int k = 0; k < N; k++) sum += a.w[j + k] * (d[k] * v[k]);
+    for (int k = 0; k < N; k++) sum += w[k] * (d[k] * v[k]);
   }
   float pull = team_sum<TEAM>(sum) / (float)a.cols * rstd * rstd * rstd;
   for (int j = here.lane * N; j < a.cols; j += TEAM * N) {
     load<N>(v, x, j);
     load<N>(d, dy, j);
+    load<N>(w, a.w, j);
     if (a.accumulate) load<N>(old, dx, j);
 #pragma unroll
-    for (int k = 0; k < N; k++) d[k] = (a.accumulate ? old[k] : 0.0f) + (rstd * (a.w[j + k] * d[k]) - v[k] * pull);
+    for (int k = 0; k < N; k++) d[k] = (a.accumulate ? old[k] : 0.0f) + (rstd * (w[k] * d[k]) - v[k] * pull);
     store<N>(dx, j, d);
   }
 }
@@ -93,7 +96,7 @@ struct rmsnorm_slope {
 };
 
 extern "C" cudaError_t cuda_launch_rmsnorm_backward(const cuda_context *context, const rmsnorm_backward_args *a) {
-  return by_row(context, a->cols, all_aligned(a->dx, a->dy, a->x), [&]<typename T, int N, int TEAM>() {
+  return by_row(context, a->cols, all_aligned(a->dx, a->dy, a->x, a->w), [&]<typename T, int N, int TEAM>() {
     TRY_CUDA(column_sums(context, a->dw, rmsnorm_slope<T>{(const T *)a->dy, (const T *)a->x, a->rstd, (size_t)a->cols},
                          a->rows, a->cols));
     return launch(context, rmsnorm_backward_kernel<T, N, TEAM>, blocks_of((size_t)a->rows, BLOCK / TEAM), BLOCK,
@@ -106,7 +109,7 @@ __global__ void __launch_bounds__(BLOCK) layernorm_kernel(const layernorm_args a
   place<TEAM> here;
   if (here.row >= a.rows) return;
   const T *x = (const T *)a.x + (size_t)here.row * a.cols;
-  float sum = 0, squares = 0, v[N];
+  float sum = 0, squares = 0, v[N], w[N], b[N];
   for (int j = here.lane * N; j < a.cols; j += TEAM * N) {
     load<N>(v, x, j);
 #pragma unroll
@@ -121,8 +124,10 @@ __global__ void __launch_bounds__(BLOCK) layernorm_kernel(const layernorm_args a
   float rstd = 1.0f / sqrtf(team_sum<TEAM>(squares) / (float)a.cols + a.epsilon);
   for (int j = here.lane * N; j < a.cols; j += TEAM * N) {
     load<N>(v, x, j);
+    load<N>(w, a.w, j);
+    load<N>(b, a.b, j);
 #pragma unroll
-    for (int k = 0; k < N; k++) v[k] = a.w[j + k] * ((v[k] - mean) * rstd) + a.b[j + k];
+    for (int k = 0; k < N; k++) v[k] = w[k] * ((v[k] - mean) * rstd) + b[k];
     store<N>((T *)a.y + (size_t)here.row * a.cols, j, v);
   }
   if (here.lane == 0 && a.mean) {
@@ -132,7 +137,7 @@ __global__ void __launch_bounds__(BLOCK) layernorm_kernel(const layernorm_args a
 }
 
 extern "C" cudaError_t cuda_launch_layernorm(const cuda_context *context, const layernorm_args *a) {
-  return by_row(context, a->cols, all_aligned(a->y, a->x), [&]<typename T, int N, int TEAM>() {
+  return by_row(context, a->cols, all_aligned(a->y, a->x, a->w, a->b), [&]<typename T, int N, int TEAM>() {
     return launch(context, layernorm_kernel<T, N, TEAM>, blocks_of((size_t)a->rows, BLOCK / TEAM), BLOCK,
                   SHARED_FOR_SUMS, *a);
   });
@@ -144,14 +149,15 @@ __global__ void __launch_bounds__(BLOCK) layernorm_backward_kernel(const layerno
   if (here.row >= a.rows) return;
   size_t row = (size_t)here.row * a.cols;
   const T *x = (const T *)a.x + row, *dy = (const T *)a.dy + row;
-  float g = 0, gx = 0, v[N], d[N], mean = a.mean[here.row], rstd = a.rstd[here.row];
+  float g = 0, gx = 0, v[N], d[N], w[N], mean = a.mean[here.row], rstd = a.rstd[here.row];
   for (int j = here.lane * N; j < a.cols; j += TEAM * N) {
     load<N>(v, x, j);
     load<N>(d, dy, j);
+    load<N>(w, a.w, j);
 #pragma unroll
     for (int k = 0; k < N; k++) {
-      g += a.w[j + k] * d[k];
-      gx += a.w[j + k] * d[k] * ((v[k] - mean) * rstd);
+      g += w[k] * d[k];
+      gx += w[k] * d[k] * ((v[k] - mean) * rstd);
     }
   }
   g = team_sum<TEAM>(g) / (float)a.cols;
@@ -159,8 +165,9 @@ __global__ void __launch_bounds__(BLOCK) layernorm_backward_kernel(const layerno
   for (int j = here.lane * N; j < a.cols; j += TEAM * N) {
     load<N>(v, x, j);
     load<N>(d, dy, j);
+    load<N>(w, a.w, j);
 #pragma unroll
-    for (int k = 0; k < N; k++) d[k] = rstd * (a.w[j + k] * d[k] - g - (v[k] - mean) * rstd * gx);
+    for (int k = 0; k < N; k++) d[k] = rstd * (w[k] * d[k] - g - (v[k] - mean) * rstd * gx);
     store<N>((T *)a.dx + row, j, d);
   }
 }
@@ -178,7 +185,7 @@ struct layernorm_slope {
 
 /** dx comes last: it may be dy. */
 extern "C" cudaError_t cuda_launch_layernorm_backward(const cuda_context *context, const layernorm_backward_args *a) {
-  return by_row(context, a->cols, all_aligned(a->dx, a->dy, a->x), [&]<typename T, int N, int TEAM>() {
+  return by_row(context, a->cols, all_aligned(a->dx, a->dy, a->x, a->w), [&]<typename T, int N, int TEAM>() {
     layernorm_slope<T> slope = {(const T *)a->dy, (const T *)a->x, a->mean, a->rstd, (size_t)a->cols};
     TRY_CUDA(column_sums(context, a->dw, slope, a->rows, a->cols));
     TRY_CUDA(cuda_launch_column_sums(context, a->db, a->dy, a->rows, a->cols));
