@@ -18,6 +18,7 @@ __global__ void __launch_bounds__(COLUMN_THREADS)
   if (j >= cols) return;
   int begin = (int)blockIdx.y * rows_each, end = min(begin + rows_each, rows);
   float sum = 0;
+#pragma unroll 8
   for (int t = begin; t < end; t++) sum += f.at(t, first + j);
   partial[(size_t)blockIdx.y * cols + j] = sum;
 }

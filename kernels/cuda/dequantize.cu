@@ -9,17 +9,16 @@ template <typename T>
 __global__ void __launch_bounds__(BLOCK) dequantize_kernel(T *out, const quantized q, size_t first, size_t pieces) {
   float *map = reinterpret_cast<float *>(shared_memory);
   if (threadIdx.x < 16) map[threadIdx.x] = q.map[threadIdx.x];
-  __syncthreads();
   size_t begin = (size_t)blockIdx.x * BLOCK * PIECES + threadIdx.x;
   uint32_t codes[PIECES];
   float scales[PIECES];
 #pragma unroll
-  for (int p = 0; p < PIECES; p++) {
-    size_t at = begin + (size_t)p * BLOCK, element = first + at * PIECE;
-    if (at >= pieces) break;
+  for (int p = 0; p < PIECES; p++) { /* past the end the last one again: no branch keeps a load waiting for others */
+    size_t at = begin + (size_t)p * BLOCK, element = first + (at < pieces ? at : pieces - 1) * PIECE;
     codes[p] = *reinterpret_cast<const uint32_t *>(q.codes + element / 2);
     scales[p] = block_scale(q, element / QUANT_BLOCK);
   }
+  __syncthreads();
 #pragma unroll
   for (int p = 0; p < PIECES; p++) {
     size_t at = begin + (size_t)p * BLOCK;
@@ -27,12 +26,7 @@ __global__ void __launch_bounds__(BLOCK) dequantize_kernel(T *out, const quantiz
     float v[PIECE];
 #pragma unroll
     for (int k = 0; k < PIECE; k++) v[k] = __fmul_rn(map[code_of(codes[p], k)], scales[p]);
-    if constexpr (sizeof(T) == 2) {
-      store<PIECE>(out, at * PIECE, v);
-    } else {
-      store<4>(out, at * PIECE, {v[0], v[1], v[2], v[3]});
-      store<4>(out, at * PIECE + 4, {v[4], v[5], v[6], v[7]});
-    }
+    store<PIECE>(out, at * PIECE, v);
   }
 }
 

@@ -35,13 +35,27 @@ extern "C" cudaError_t cuda_launch_fixed_add(const cuda_context *context, const 
                  a->count % 2 == 0 && all_aligned(a->sums, a->x));
 }
 
+/** f(x[i]) for every element of this thread, in order, and perhaps some zeros at the end: the grid strides over the array, with
+ *  so many loads under way at once that few threads are enough. */
+template <typename F>
+__device__ static inline void each_of_mine(const float *x, size_t count, F f) {
+  constexpr int TOGETHER = 8;
+  size_t stride = (size_t)gridDim.x * BLOCK;
+  for (size_t begin = (size_t)blockIdx.x * BLOCK + threadIdx.x; begin < count; begin += TOGETHER * stride) {
+    float values[TOGETHER];
+#pragma unroll
+    for (int k = 0; k < TOGETHER; k++) values[k] = begin + k * stride < count ? x[begin + k * stride] : 0.0f;
+#pragma unroll
+    for (int k = 0; k < TOGETHER; k++) f(values[k]);
+  }
+}
+
 constexpr int TOTAL_BLOCKS = 256;
 
 static __global__ void __launch_bounds__(BLOCK) fixed_total_kernel(const fixed_total_args a) {
   int64_t sum = 0;
   int bad = 0;
-  for (size_t i = (size_t)blockIdx.x * BLOCK + threadIdx.x; i < a.count; i += (size_t)gridDim.x * BLOCK)
-    sum += fixed(a.x[i], &bad);
+  each_of_mine(a.x, a.count, [&](float value) { sum += fixed(value, &bad); });
   long long total = block_sum((long long)sum);
   int total_bad = block_sum(bad);
   if (threadIdx.x > 0) return;
@@ -76,8 +90,7 @@ extern "C" cudaError_t cuda_launch_fixed_get(const cuda_context *context, const 
 /** One part a block: parts depend on `count` alone. */
 static __global__ void __launch_bounds__(BLOCK) squares_kernel(double *parts, const float *x, size_t count) {
   double sum = 0;
-  for (size_t i = (size_t)blockIdx.x * BLOCK + threadIdx.x; i < count; i += (size_t)gridDim.x * BLOCK)
-    sum += (double)x[i] * (double)x[i];
+  each_of_mine(x, count, [&](float value) { sum += (double)value * (double)value; });
   sum = block_sum(sum);
   if (threadIdx.x == 0) parts[blockIdx.x] = sum;
 }
