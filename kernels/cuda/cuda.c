@@ -183,7 +183,8 @@ int cuda_open(struct device *device, const struct device_options *options) {
     return fail(ERR_INTERNAL, "cuda: negative limits (a fault of this program, please report it)");
   TRY(choose_gpu(options->local_rank, &gpu, &properties));
   TRY(check_fp8(limits, &properties));
-  state->limits = *limits, state->scales_rows = properties.major == 9;
+  state->limits = *limits;
+  for (int adds = 0; adds < 2; adds++) state->scales_rows[adds] = properties.major == 9;
   TRY(choose_capability(&capability, options->gpu_isa, &properties));
   TRY(open_lanes(state, device->act, capability));
   TRY(lay_out_workspace(device, limits));

@@ -39,8 +39,8 @@ struct cuda_state {
   struct cuda_task *recording[LANE_COUNT]; /**< the lane's work goes there instead of being done; or NULL */
   const struct cuda_guard *guard;          /**< NULL or borrowed: stream.h */
   struct device_limits limits;
-  bool scales_rows;   /**< cuBLASLt scales the rows of E4M3 operands */
-  unsigned forgotten; /**< how often the products' algorithms were */
+  bool scales_rows[2]; /**< cuBLASLt scales the rows of E4M3 operands: without a residual, and with one */
+  unsigned forgotten;  /**< how often the products' algorithms were */
 };
 
 static inline struct cuda_state *cuda_state(const struct device *device) {

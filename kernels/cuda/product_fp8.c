@@ -7,6 +7,7 @@
 
 /** cuBLASLt's kernels for E4M3 want whole 16 bytes of every row. */
 static const int GRAIN = 16;
+static const int FEW_ROWS = 64;
 
 struct operands {
   uint8_t *inputs;
@@ -73,13 +74,16 @@ static int run_through_sums(struct device *device, const struct task *whole, con
   return OK;
 }
 
-/** Whether cuBLASLt itself does: never again once it had no algorithm for one. */
+/** Whether cuBLASLt itself does: not asked again once it had no algorithm for an ordinary product of the kind. For few rows it
+ *  may have none and yet do all others. */
 static bool scales_rows(struct device *device, const struct task *task, const struct operands *o) {
-  struct cuda_state *state = cuda_state(device);
+  bool *asked = &cuda_state(device)->scales_rows[task->residual != NULL];
   struct task scaled = *task;
+  if (!*asked || device->act != DTYPE_BF16) return false;
   scaled.a_scales = o->input_scales, scaled.b_scales = o->weight_scales;
-  state->scales_rows = state->scales_rows && device->act == DTYPE_BF16 && cuda_can_run(device, &scaled);
-  return state->scales_rows;
+  bool can = cuda_can_run(device, &scaled);
+  *asked = can || task->m < FEW_ROWS;
+  return can;
 }
 
 /** Columns first .. first + count of y. */
