@@ -109,7 +109,7 @@ int endpoint_open(struct endpoint *endpoint, struct comm *comm, struct device *d
                   int rank) {
   *endpoint = (struct endpoint){.comm = comm, .device = device};
   TRY(nccl_load());
-  TRY(cuda_check(cudaStreamCreateWithFlags(&endpoint->stream, cudaStreamNonBlocking), "stream"));
+  TRY(cuda_check(cuda_stream_open(&endpoint->stream, true), "stream"));
   TRY(cuda_check(cudaEventCreateWithFlags(&endpoint->begun, cudaEventDisableTiming), "event"));
   TRY(cuda_check(cudaEventCreateWithFlags(&endpoint->last, cudaEventDisableTiming), "event"));
   TRY(connect(endpoint, id, size, rank));

@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "base/options.h"
 #include "kernels/cuda/product.h"
+#include "kernels/cuda/stream.h"
 
 /* Faults of the hardware, which another GPU may not have. */
 static bool is_broken(cudaError_t error) {
@@ -163,7 +164,7 @@ static int open_lanes(struct cuda_state *state, enum dtype act, int capability) 
   for (enum lane lane = 0; lane < LANE_COUNT; lane++) {
     struct cuda_context *c = &state->lanes[lane];
     c->act = act, c->capability = capability;
-    TRY(cuda_check(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "stream"));
+    TRY(cuda_check(cuda_stream_open(&c->stream, lane == LANE_SIDE), "stream"));
   }
   return OK;
 }

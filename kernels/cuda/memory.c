@@ -38,6 +38,13 @@ cudaStream_t cuda_stream(const struct device *device) {
   return cuda_context(device)->stream;
 }
 
+cudaError_t cuda_stream_open(cudaStream_t *stream, bool urgent) {
+  int least = 0, most = 0;
+  cudaError_t error = cudaDeviceGetStreamPriorityRange(&least, &most);
+  if (error != cudaSuccess) return error;
+  return cudaStreamCreateWithPriority(stream, cudaStreamNonBlocking, urgent ? most : least);
+}
+
 void cuda_set_guard(struct device *device, const struct cuda_guard *guard) {
   cuda_state(device)->guard = guard;
 }

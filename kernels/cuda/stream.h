@@ -12,6 +12,10 @@
 /** Of the current lane. */
 cudaStream_t cuda_stream(const struct device *device);
 
+/** A stream that no other waits for unasked. Blocks of an urgent one start first wherever room becomes free on the GPU: for
+ *  many short kernels that wait for each other, beside long ones that fill all of it. */
+cudaError_t cuda_stream_open(cudaStream_t *stream, bool urgent);
+
 /** The host waits until the stream has done all that it was given. */
 int cuda_wait_stream(const struct device *device, cudaStream_t stream, const char *operation);
 

@@ -328,6 +328,17 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
   return cudaSuccess;
 }
 
+/* Of priorities the schedule knows nothing. */
+cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *most) {
+  *least = 0, *most = -5;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned flags, int priority) {
+  if (priority > 0 || priority < -5) return failed(cudaErrorInvalidValue);
+  return cudaStreamCreateWithFlags(stream, flags);
+}
+
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   delete stream->captured;
   stream->captured = nullptr;
