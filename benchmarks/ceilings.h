@@ -11,6 +11,8 @@
 struct ceilings {
   double product; /**< FLOP/s of one large bf16 product: oneDNN, C[2048, 4096] = A[2048, 4096] · B[4096, 4096];
                          on a GPU cuBLASLt, 8192 each way */
+  /** The same product's rate after a second of nothing else, when a GPU has come to its limit of power; 0 on the cpu. */
+  double sustained;
   double copy; /**< bytes read and written a second: memcpy on every thread, 64 MB each; on a GPU the runtime's copy of
                          1 GB */
   double dequantize; /**< bytes read and written a second by the dequantization of NF4 alone; 0 on the cpu */

@@ -25,10 +25,19 @@ static inline bool testing_cuda(void) {
 #ifdef QST_CUDA
 #include <cuda_runtime_api.h>
 
-/** Whether host and GPU may both use managed memory while the other does; else the host's own memory is what they share. */
+/** Whether host and GPU may both use managed memory while the other does; else the host's own memory is what they share. A
+ *  machine that runs in another one may say so and yet have none. */
 static inline bool shares_managed(void) {
+  static enum { UNKNOWN, YES, NO } answer;
   int shares = 0;
-  return cudaDeviceGetAttribute(&shares, cudaDevAttrConcurrentManagedAccess, 0) == cudaSuccess && shares;
+  void *block = NULL;
+  if (answer == UNKNOWN) {
+    bool can = cudaDeviceGetAttribute(&shares, cudaDevAttrConcurrentManagedAccess, 0) == cudaSuccess && shares &&
+               cudaMallocManaged(&block, 1, cudaMemAttachGlobal) == cudaSuccess;
+    if (block) cudaFree(block);
+    answer = can ? YES : NO;
+  }
+  return answer == YES;
 }
 
 /** As memory_array(), for shared_free(). */
