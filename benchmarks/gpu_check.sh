@@ -186,7 +186,8 @@ steps=(wrappers operations ceilings "${names[0]}" kernels "${names[@]:1}" runs s
 limit_of() { # NAME
   case $1 in
     wrappers | ceilings) echo 60 ;;
-    operations | runs) echo 240 ;;
+    operations) echo 150 ;;
+    runs) echo 240 ;;
     kernels) echo 100 ;; # what it has by then is kept
     *) echo 180 ;;
   esac
