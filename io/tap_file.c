@@ -1,5 +1,7 @@
 #include "io/tap_file.h"
 
+#include <float.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -202,16 +204,20 @@ int tap_format_check(struct h5_file *file, const struct tap_format *format) {
 
 /* ---- int8 ----------------------------------------------------------------------------------------------- */
 
+/* A block with a number that is not finite has the scale NaN, and so comes back as NaNs: training stops at them. */
 static void encode_block(const float *x, int count, int8_t *codes, float *scale) {
   float largest = 0;
+  bool finite = true;
   for (int i = 0; i < count; i++) {
     float magnitude = x[i] < 0 ? -x[i] : x[i];
+    finite &= magnitude <= FLT_MAX;
     largest = magnitude > largest ? magnitude : largest;
   }
-  *scale = largest / 127;
-  float inverse = largest > 0 ? 127 / largest : 0;
+  *scale = finite ? largest / 127 : NAN;
+  bool normal = *scale >= FLT_MIN;
+  float inverse = normal ? 127 / largest : 0;
   for (int i = 0; i < count; i++) {
-    float scaled = x[i] * inverse;
+    float scaled = normal ? x[i] * inverse : 0;
     codes[i] = (int8_t)(scaled < 0 ? scaled - 0.5f : scaled + 0.5f);
   }
 }

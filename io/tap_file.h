@@ -82,7 +82,8 @@ int tap_format_print(const struct tap_format *format, struct buffer *out);
 int tap_format_read(struct h5_file *file, struct tap_format *out);
 
 /** int8: `taps` are act, [tokens, taps · cols]; `planes` codes and scales of the same tokens. A tap's block of
- *  TAP_BLOCK numbers is scaled by its largest magnitude / 127, rounded to nearest. Values must be finite. */
+ *  TAP_BLOCK numbers is scaled by its largest magnitude / 127, rounded to nearest; one with a number that is not finite comes
+ *  back as NaNs. */
 void tap_encode(const struct tap_format *format, const void *taps, int64_t tokens, const struct tap_planes *planes);
 void tap_decode(const struct tap_format *format, const struct tap_planes *planes, int64_t tokens, void *taps);
 

@@ -230,6 +230,28 @@ static void check_int8(void) {
   tap_planes_free(&planes);
 }
 
+/* A number that is not finite spoils its block, so that no training goes on over it, and no other; next to nothing is nothing. */
+static void check_int8_extremes(void) {
+  static const float extremes[] = {NAN, -NAN, INFINITY, -INFINITY, 1e-38f, 0};
+  struct tap_format format = make_format(DTYPE_F32, true);
+  enum { COLS = 70, NUMBERS = 3 * COLS };
+  float taps[NUMBERS], back[NUMBERS];
+  struct tap_planes planes;
+  CHECK_OK(tap_planes_make(&planes, &format, 1, 0));
+  for (size_t e = 0; e < sizeof extremes / sizeof *extremes; e++) {
+    for (int i = 0; i < NUMBERS; i++) taps[i] = i / COLS == 1 && i % COLS < TAP_BLOCK ? 0 : 1;
+    taps[COLS + 9] = extremes[e];
+    tap_encode(&format, taps, 1, &planes);
+    tap_decode(&format, &planes, 1, back);
+    for (int i = 0; i < NUMBERS; i++)
+      if (taps[i] == 1 || isfinite(extremes[e]))
+        CHECK(fabsf(back[i] - taps[i]) < 1e-6f);
+      else
+        CHECK(isnan(back[i]));
+  }
+  tap_planes_free(&planes);
+}
+
 /* ---- what must not count --------------------------------------------------------------------------------- */
 
 static void check_unsealed(const char *folder, const struct tap_format *format) {
@@ -346,6 +368,7 @@ int main(void) {
   scratch_make();
   make_data();
   check_int8();
+  check_int8_extremes();
   for (int i = 0; i < 3; i++) {
     struct tap_format format = make_format(i == 1 ? DTYPE_F32 : DTYPE_BF16, i == 2);
     char *folder = scratch_path("store"), *other = scratch_path("other"), *foreign = scratch_path("foreign");
