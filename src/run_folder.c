@@ -97,32 +97,36 @@ static int list_steps(const struct run_folder *run, struct steps *steps) {
   return OK;
 }
 
-static bool checkpoint_is_whole(const struct run_folder *run, int64_t step) {
+static bool checkpoint_is_whole(const struct run_folder *run, int64_t step, bool warns) {
   char *path;
   if (run_folder_checkpoint(run, step, &path) != OK) return false;
   int status = checkpoint_verify(path);
-  if (status != OK) log_warning("passed over a damaged checkpoint: %s", fail_message());
+  if (status != OK && warns) log_warning("passed over a damaged checkpoint: %s", fail_message());
   free(path);
   return status == OK;
 }
 
-int run_folder_newest(const struct run_folder *run, int64_t *step) {
+static int find_newest(const struct run_folder *run, int64_t *step, bool warns) {
   *step = -1;
   struct stat info;
   if (stat(run->path, &info) != 0 && errno == ENOENT) return OK;
   struct steps steps;
   int status = list_steps(run, &steps);
   for (size_t i = 0; status == OK && i < steps.count && *step < 0; i++)
-    if (checkpoint_is_whole(run, steps.values[i])) *step = steps.values[i];
+    if (checkpoint_is_whole(run, steps.values[i], warns)) *step = steps.values[i];
   free(steps.values);
   return status;
+}
+
+int run_folder_newest(const struct run_folder *run, int64_t *step) {
+  return find_newest(run, step, true);
 }
 
 int run_folder_settings(const struct run_folder *run, struct buffer *out) {
   int64_t step;
   char *path;
   struct checkpoint *source;
-  TRY(run_folder_newest(run, &step));
+  TRY(find_newest(run, &step, false));
   if (step < 0) return OK;
   TRY(run_folder_checkpoint(run, step, &path));
   int status = checkpoint_open(&source, path);

@@ -29,7 +29,8 @@ int run_folder_checkpoint(const struct run_folder *run, int64_t step, char **out
  *  passed over. */
 int run_folder_newest(const struct run_folder *run, int64_t *step);
 
-/** The settings of that checkpoint, "key = value" lines; empty when there is none. */
+/** The settings of that checkpoint, "key = value" lines; empty when there is none. Says nothing of damaged ones: starting the
+ *  run will. */
 int run_folder_settings(const struct run_folder *run, struct buffer *out);
 
 /** Turns `latest` to the checkpoint of state->step and `best` to that of state->best_step, where they are there. */

@@ -62,6 +62,11 @@ grid auto-placement 2 4 --placement auto --micro-batch-tokens auto --resume
 cut ranks-2 auto-said
 "$QST" "${options[@]}" --out "$work/auto-said" --micro-batch-tokens auto --resume --no-quiet 2>"$work/err"
 grep -qE "^resumed +--micro-batch-tokens 96, as the run has it" "$work/err" || die "not said: $(cat "$work/err")"
+cut ranks-2 auto-damaged
+truncate -s 9999 "$work/auto-damaged/step-000010.h5"
+"$QST" "${options[@]}" --out "$work/auto-damaged" --micro-batch-tokens auto --resume 2>"$work/err"
+[[ $(grep -c "passed over a damaged checkpoint: .*step-000010.h5" "$work/err") == 1 ]] || die "not once: $(cat "$work/err")"
+same_run "$work/one" "$work/auto-damaged" $steps
 "$QST" "${options[@]}" --out "$work/auto-fresh" --micro-batch-tokens auto --resume --no-quiet --steps 1 2>"$work/err"
 grep -qE "^planned .* --micro-batch-tokens [0-9]+" "$work/err" || die "nothing to resume, nothing planned: $(cat "$work/err")"
 
