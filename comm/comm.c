@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "comm/backends.h"
 
 /* ---- start and end -------------------------------------------------------------------------------------- */
@@ -158,6 +159,39 @@ int comm_agree(struct comm *comm, int status) {
   comm->timeout /= COMM_PATIENCE;
   return status;
 }
+
+/* ---- warnings ------------------------------------------------------------------------------------------- */
+
+struct told {
+  char host[64];
+  struct log_kept warning;
+};
+
+/* The warning of rank `from`, which no rank needs to share any more. */
+static int tell(struct comm *comm, int from) {
+  struct told told = {0};
+  snprintf(told.host, sizeof told.host, "%s", comm->host);
+  if (comm->rank == from) told.warning = *log_unshared();
+  TRY(comm_broadcast(comm, &told, sizeof told, from));
+  int64_t others = log_mark_shared(&told.warning) && comm->rank != from;
+  TRY(comm_sum_i64(comm, &others, 1));
+  if (from == 0 || comm->rank > 0) return OK;
+  char more[32] = "";
+  if (others > 0) snprintf(more, sizeof more, ", and %lld more", (long long)others);
+  log_warning("rank %d on %s%s: %s", from, told.host, more, told.warning.line);
+  return OK;
+}
+
+int comm_share_warnings(struct comm *comm) {
+  for (;;) {
+    int64_t lowest = log_unshared() ? comm->size - comm->rank : 0; /* the largest is of the lowest rank */
+    TRY(comm_max_i64(comm, &lowest, 1));
+    if (lowest == 0) return OK;
+    TRY(tell(comm, comm->size - (int)lowest));
+  }
+}
+
+/* ---- the end -------------------------------------------------------------------------------------------- */
 
 bool comm_agreed(const struct comm *comm) {
   return comm->agreed;

@@ -77,6 +77,11 @@ int comm_split(struct comm *comm, int color, int key, struct comm **out);
 enum { COMM_PATIENCE = 10 };
 int comm_agree(struct comm *comm, int status);
 
+/** Says on rank 0 what other ranks warned of (base/log.h) and it did not: of each kind of warning that of the lowest rank, with
+ *  rank and host in front, once in a run. To be called where all ranks know that one has such a warning, or once at the end:
+ *  where none has, it takes one comm_max_i64(). Collective. */
+int comm_share_warnings(struct comm *comm);
+
 /** The end after a failure that the other ranks do not know of: prints the recorded message with rank and host, ends the
  *  whole job with `status`. Does not return for mpi; for self it only prints. */
 void comm_abort(struct comm *comm, int status);

@@ -17,7 +17,7 @@ enum engine_use { ENGINE_TRAIN, ENGINE_EVALUATE, ENGINE_GENERATE, ENGINE_TAPS, E
 
 /** What all ranks add up once a step: int64 on the device, in this order; the squares are doubles, of which all ranks but
  *  one have zero. */
-enum { TOTAL_LOSS, TOTAL_FAULTS, TOTAL_STOP, TOTAL_UNREAD, TOTAL_SQUARES };
+enum { TOTAL_LOSS, TOTAL_FAULTS, TOTAL_STOP, TOTAL_UNREAD, TOTAL_WARNINGS, TOTAL_SQUARES };
 
 struct engine {
   struct device *device;

@@ -453,7 +453,8 @@ static int skip_taps(struct lanes *lanes, bool *ran) {
   return OK;
 }
 
-/* Their memory is free only when the neighbours have them. */
+/* Their memory is free only when the neighbours have them; and micro-batches that were given up took a frame, but no slot of a
+ * channel: the next message of a frame may be in a slot of which another frame's was not waited for. */
 static int wait_for_sent(struct lanes *lanes) {
   for (int i = 0; i < lanes->order.slots; i++) TRY(link_wait(&lanes->hidden_out, &lanes->slots[i].hidden_out));
   for (int i = 0; i < lanes->order.frames; i++) {

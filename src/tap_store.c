@@ -222,7 +222,6 @@ static int fill_slot(struct tap_store *store, int slot, const struct micro_batch
 /* The other stages have replayed the micro-batch, or will: this one goes on with them, and says that it had nothing. */
 static int fill_slot_with_zeros(struct tap_store *store, int slot, const struct micro_batch *batch, const int64_t *rows,
                                 int count) {
-  if (!store->unread) snprintf(store->message, sizeof store->message, "%s", fail_message());
   store->unread = true;
   for (int i = 0; i < count; i++) store->damaged[rows[i]] = true;
   size_t normed_size = normed_bytes(store, batch->label_count);
@@ -240,9 +239,8 @@ static int replay(struct tap_store *store, int slot, const struct micro_batch *b
   *out = tap_source_view(store->source, slot);
   if (read) return fill_slot(store, slot, batch, taps, normed);
   store->unreadable++;
-  if (!store->alone) return fill_slot_with_zeros(store, slot, batch, rows, count);
   if (store->unreadable == 1) log_warning("%s; computed again", fail_message());
-  return OK;
+  return store->alone ? OK : fill_slot_with_zeros(store, slot, batch, rows, count);
 }
 
 int tap_store_run(struct tap_store *store, int slot, const struct micro_batch *batch, const int64_t *rows, int count,
@@ -268,12 +266,18 @@ static int compare_finds(struct tap_store *store) {
   return comm_sum_i64(store->comm, store->missing, (size_t)store->data->rows);
 }
 
+static void look_again(struct tap_store *store) {
+  if (tap_reader_scan(store->reader) == OK || store->blind) return;
+  log_warning("%s; what is new there is not used", fail_message());
+  store->blind = true;
+}
+
 /* After this every rank knows what any of them has written. */
 static int share(struct tap_store *store) {
   if (store->writing && tap_writer_seal(store->writer) != OK) stop_writing(store);
   TRY(comm_barrier(store->comm));
   tap_prefetch_wait(store->prefetch);
-  if (tap_reader_scan(store->reader) != OK) log_warning("%s; what is new there is not used", fail_message());
+  look_again(store);
   return compare_finds(store);
 }
 
@@ -283,20 +287,8 @@ int tap_store_enter(struct tap_store *store, int64_t phase) {
   return share(store);
 }
 
-/* What the lowest of the ranks that could not read says. */
-static int say_unread(struct tap_store *store) {
-  struct comm *comm = store->comm;
-  int64_t after = store->unread ? comm->size - comm->rank : 0;
-  TRY(comm_max_i64(comm, &after, 1));
-  TRY(comm_broadcast(comm, store->message, sizeof store->message, comm->size - (int)after));
-  if (!store->mended) log_warning("%s; computed again", store->message);
-  return OK;
-}
-
 int tap_store_mend(struct tap_store *store) {
   tap_prefetch_wait(store->prefetch);
-  TRY(say_unread(store));
-  store->mended = true;
   store->unread = false;
   return compare_finds(store);
 }
@@ -304,19 +296,17 @@ int tap_store_mend(struct tap_store *store) {
 int tap_store_finish(struct tap_store *store) {
   TRY(share(store));
   int64_t counts = store->format.first == 0; /* of the stages of a pipeline one */
-  int64_t sums[] = {counts * store->live, counts * store->replayed, store->write_nanoseconds,
-                    !store->writing,      store->unreadable,        tap_reader_cached_bytes(store->reader)};
+  int64_t sums[] = {counts * store->live, counts * store->replayed, store->write_nanoseconds, store->unreadable,
+                    tap_reader_cached_bytes(store->reader)};
   TRY(comm_sum_i64(store->comm, sums, sizeof sums / sizeof *sums));
-  store->unreadable = sums[4];
+  store->unreadable = sums[3];
   /* Who only reads a store may have no right to write there. */
   if (store->comm->rank == 0 && tap_reader_write_index(store->reader) != OK && sums[0] > 0)
-    log_warning("%s", fail_message());
+    log_warning("%s; the store has no new index for other tools", fail_message());
   log_note("taps       %lld tokens live (storing them took %.1f s), %lld replayed; %s has %lld of %lld rows, %.1f MB",
            (long long)sums[0], (double)sums[2] / 1e9, (long long)sums[1], store->folder,
            (long long)tap_reader_rows(store->reader), (long long)store->data->rows,
            (double)tap_reader_bytes(store->reader) / 1e6);
-  if (sums[5] > 0) log_note("           %.1f MB of them from the tap cache", (double)sums[5] / 1e6);
-  if (sums[3] > 0 && store->writing)
-    log_warning("%lld ranks could not add to the store: is the disk full?", (long long)sums[3]);
-  return OK;
+  if (sums[4] > 0) log_note("           %.1f MB of them from the tap cache", (double)sums[4] / 1e6);
+  return comm_share_warnings(store->comm);
 }

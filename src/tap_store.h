@@ -9,7 +9,8 @@
  * alike which rows are replayed: what each finds in the folder is compared after each look into it.
  *
  * Nothing that goes wrong with the store ends a run: rows that cannot be read are computed again, and when rows cannot be
- * written it goes on without writing. Each is warned of once. In a pipeline a stage cannot compute alone: taps that it could
+ * written it goes on without writing. Each is warned of once by each rank; rank 0 says of the others' warnings what it had
+ * not said itself (comm_share_warnings()). In a pipeline a stage cannot compute alone: taps that it could
  * not read are zero, `unread` says so, and whoever uses them repeats what they went into after tap_store_mend().
  */
 #ifndef QST_TAP_STORE_H
@@ -33,12 +34,11 @@ struct tap_store {
   struct tap_writer *writer;
   struct tap_prefetch *prefetch;
   bool writing;
-  bool alone;               /**< this rank has all layers */
-  int64_t *missing;         /**< [rows] ranks that have not all taps of a row; NULL when alone */
-  bool *damaged;            /**< [rows] of micro-batches that this rank could not read; NULL when alone */
-  bool unread;              /**< taps of this rank are zero, since the last tap_store_mend(); never when alone */
-  char message[ERROR_LINE]; /**< why */
-  bool mended;
+  bool alone;                /**< this rank has all layers */
+  int64_t *missing;          /**< [rows] ranks that have not all taps of a row; NULL when alone */
+  bool *damaged;             /**< [rows] of micro-batches that this rank could not read; NULL when alone */
+  bool unread;               /**< taps of this rank are zero, since the last tap_store_mend(); never when alone */
+  bool blind;                /**< what was new in the folder could not be found; this was said */
   void *packed;              /**< act [capacity, taps · cols]: taps by token, as files have them */
   void *host;                /**< the same on the host; int8 only */
   struct tap_planes planes;  /**< of a live micro-batch, on their way to the writer */

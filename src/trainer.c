@@ -240,15 +240,16 @@ static enum stop_reason stop_reason(int64_t votes) {
   return votes >= signal_vote ? STOP_SIGNAL : votes > 0 ? STOP_TIME : STOP_NOT;
 }
 
-/* What must be known of all ranks before the update: the gradient's norm, the loss, whether to stop, and whether all taps
- * were there. */
+/* What must be known of all ranks before the update: the gradient's norm, the loss, whether to stop, whether all taps were
+ * there, and whether a rank warned of something. */
 static int share_totals(struct trainer *trainer) {
   struct engine *engine = trainer->engine;
-  const int64_t votes[] = {stop_votes(), trainer->taps.unread}; /* TOTAL_STOP, TOTAL_UNREAD */
+  const int64_t votes[] = {stop_votes(), trainer->taps.unread, log_unshared() != NULL}; /* from TOTAL_STOP on */
   if (trainer->optimizer.replicas > 1 || engine->grid->replica == 0)
     TRY(optimizer_squares(&trainer->optimizer, (double *)(engine->totals + TOTAL_SQUARES)));
   TRY(device_upload(engine->device, engine->totals + TOTAL_STOP, votes, sizeof votes));
-  return engine_share_totals(engine);
+  TRY(engine_share_totals(engine));
+  return engine->host_totals[TOTAL_WARNINGS] > 0 ? comm_share_warnings(trainer->comm) : OK;
 }
 
 static int64_t labels_of_step(const struct trainer *trainer) {
