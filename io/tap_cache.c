@@ -21,8 +21,7 @@ struct tap_cache {
   bool copies;
   pthread_t thread;
   bool running;
-  atomic_bool stop;
-  atomic_int copied;
+  atomic_bool stop, done;
   char **names; /* what the thread is to copy */
   int count;
   char message[ERROR_LINE]; /* why it stopped; "" when it did not */
@@ -104,10 +103,6 @@ void tap_cache_drop(const struct tap_cache *cache, const char *name) {
   free(path);
 }
 
-int tap_cache_copied(const struct tap_cache *cache) {
-  return atomic_load(&cache->copied);
-}
-
 /* ---- copying ---------------------------------------------------------------------------------------------- */
 
 static int write_block(int to, const char *block, size_t size, const char *path) {
@@ -154,10 +149,7 @@ static int copy_segment(struct tap_cache *cache, const char *name) {
   char *from = NULL, *to = NULL;
   int status = file_join(cache->store, name, &from);
   if (status == OK) status = file_join(cache->folder, name, &to);
-  if (status == OK && access(to, F_OK) != 0) {
-    status = copy_file(cache, from, to);
-    if (status == OK) atomic_fetch_add(&cache->copied, 1);
-  }
+  if (status == OK && access(to, F_OK) != 0) status = copy_file(cache, from, to);
   free(from);
   free(to);
   return status;
@@ -168,6 +160,7 @@ static void *copy_all(void *context) {
   int status = OK;
   for (int i = 0; i < cache->count && status == OK; i++) status = copy_segment(cache, cache->names[i]);
   if (status != OK && status != STOPPED) snprintf(cache->message, sizeof cache->message, "%s", fail_message());
+  atomic_store(&cache->done, true);
   return NULL;
 }
 
@@ -180,12 +173,14 @@ static int take_names(struct tap_cache *cache, const char *const *names, int cou
   return OK;
 }
 
+/* Nobody waits for copies: while some are being made, others are not begun. */
 int tap_cache_want(struct tap_cache *cache, const char *const *names, int count) {
-  if (!cache->copies) return OK;
+  if (!cache->copies || (cache->running && !atomic_load(&cache->done))) return OK;
   wait_for_copies(cache);
   give_up(cache);
   if (!cache->copies) return OK;
   TRY(take_names(cache, names, count));
+  atomic_store(&cache->done, false);
   cache->running = pthread_create(&cache->thread, NULL, copy_all, cache) == 0;
   if (!cache->running) copy_all(cache);
   return OK;

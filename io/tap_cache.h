@@ -19,14 +19,13 @@ int tap_cache_open(struct tap_cache **out, const char *folder, const char *store
 /** Stops copying. NULL-safe. */
 void tap_cache_close(struct tap_cache **cache);
 
-/** The segments of these names are wanted: starts copying those that are not there, or says why copying stopped. */
+/** The segments of these names are wanted: starts copying those that are not there, unless some are still being copied, or says
+ *  why copying stopped. Does not wait. */
 int tap_cache_want(struct tap_cache *cache, const char *const *names, int count);
 
 /** Where the copy of a segment is or would be; caller frees *path. */
 int tap_cache_path(const struct tap_cache *cache, const char *name, char **path);
 /** Removes a copy that does not hold. */
 void tap_cache_drop(const struct tap_cache *cache, const char *name);
-/** Segments that were copied by this process. */
-int tap_cache_copied(const struct tap_cache *cache);
 
 #endif
