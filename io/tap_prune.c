@@ -45,7 +45,7 @@ static int largest_row(const struct tap_segment *segment, int64_t most) {
 static int try_open(const struct tap_reader *reader, const struct tap_segment *segment) {
   char *path;
   TRY(file_join(reader->folder, segment->name, &path));
-  int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+  int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   int status = descriptor >= 0 || errno == ENOENT ? OK : fail(ERR_SYSTEM, "%s: %s", path, strerror(errno));
   if (descriptor >= 0) close(descriptor);
   free(path);

@@ -42,10 +42,7 @@ int tap_reader_open(struct tap_reader **out, const char *folder, const struct ta
 static void free_segment(struct tap_segment *segment) {
   if (segment->descriptor >= 0) close(segment->descriptor);
   free(segment->name);
-  free(segment->rows);
-  free(segment->tokens);
-  free(segment->labels);
-  free(segment->hashes);
+  tap_segment_free(segment);
 }
 
 void tap_reader_close(struct tap_reader **reader) {
@@ -63,63 +60,7 @@ void tap_reader_close(struct tap_reader **reader) {
   *reader = NULL;
 }
 
-/* ---- one segment ---------------------------------------------------------------------------------------- */
-
-/* The lists of a segment agree with the token file, row by row. */
-static int check_lists(const struct tap_reader *reader, const struct tap_segment *segment, const char *path) {
-  bool good = segment->tokens[0] == 0 && segment->labels[0] == 0;
-  for (int64_t i = 0; good && i < segment->count; i++) {
-    int64_t row = segment->rows[i];
-    good = row >= 0 && row < reader->data->rows &&
-           segment->tokens[i + 1] - segment->tokens[i] == tap_row_tokens(reader->data, row) &&
-           segment->labels[i + 1] - segment->labels[i] == tap_row_labels(reader->data, row);
-  }
-  return good ? OK : fail(ERR_INPUT, "%s: its rows are not those of the data", path);
-}
-
-static int read_lists(struct tap_segment *segment, struct h5_file *file) {
-  enum h5_type type;
-  uint64_t rows, cols;
-  TRY(h5_shape(file, "/rows", &type, &rows, &cols));
-  if (cols != 0 || rows == 0 || rows > INT32_MAX) return fail(ERR_INPUT, "%s: /rows is no list", h5_path(file));
-  TRY(memory_array(&segment->rows, rows, sizeof *segment->rows));
-  TRY(memory_array(&segment->tokens, rows + 1, sizeof *segment->tokens));
-  TRY(memory_array(&segment->labels, rows + 1, sizeof *segment->labels));
-  TRY(memory_array(&segment->hashes, rows, 32));
-  TRY(h5_read(file, "/rows", H5_I64, rows, 0, segment->rows));
-  TRY(h5_read(file, "/tokens", H5_I64, rows + 1, 0, segment->tokens));
-  TRY(h5_read(file, "/labels", H5_I64, rows + 1, 0, segment->labels));
-  TRY(h5_read(file, "/hashes", H5_U8, rows, 32, segment->hashes));
-  segment->count = (int64_t)rows;
-  return OK;
-}
-
-static int find_planes(struct tap_segment *segment, struct h5_file *file) {
-  for (int p = 0; p < TAP_PLANES; p++) {
-    enum tap_plane plane = (enum tap_plane)p;
-    uint64_t cols = tap_plane_cols(&segment->format, plane);
-    int64_t lines = tap_plane_lines(plane, segment->tokens[segment->count], segment->labels[segment->count]);
-    if (cols > 0)
-      TRY(h5_offset(file, tap_plane_name(plane), tap_plane_type(&segment->format, plane), (uint64_t)lines, cols,
-                    &segment->offsets[p]));
-  }
-  return OK;
-}
-
-static int read_segment(const struct tap_reader *reader, struct tap_segment *segment, const char *path) {
-  struct h5_file *file;
-  struct stat info;
-  TRY(h5_open(&file, path, "qst-taps", TAP_VERSION));
-  int status = tap_format_check(file, &reader->format);
-  segment->foreign = status != OK;
-  if (status == OK) status = tap_format_read(file, &segment->format);
-  if (status == OK) status = read_lists(segment, file);
-  if (status == OK) status = check_lists(reader, segment, path);
-  if (status == OK) status = find_planes(segment, file);
-  if (status == OK && stat(path, &info) == 0) segment->bytes = (int64_t)info.st_size;
-  h5_close(&file);
-  return status;
-}
+/* ---- where rows lie -------------------------------------------------------------------------------------- */
 
 /* The place among a row's that has the tap and the most after it; NULL without one. */
 static const struct tap_place *place_of(const struct tap_reader *reader, int64_t row, int tap) {
@@ -157,14 +98,15 @@ static int make_room(struct tap_reader *reader, int64_t more) {
   return OK;
 }
 
-static int place_rows(struct tap_reader *reader, const struct tap_segment *segment) {
+static int place_rows(struct tap_reader *reader, int s) {
+  const struct tap_segment *segment = &reader->segments[s];
   struct tap_format whole = tap_format_whole(&reader->format);
   TRY(make_room(reader, segment->count));
   for (int64_t i = 0; i < segment->count; i++) {
     int64_t row = segment->rows[i];
     if (covers(reader, row, &segment->format)) continue;
     reader->places[reader->place_count++] =
-        (struct tap_place){.segment = reader->segment_count - 1, .index = (int32_t)i, .next = reader->heads[row]};
+        (struct tap_place){.segment = s, .index = (int32_t)i, .next = reader->heads[row]};
     reader->heads[row] = reader->place_count;
     if (reader->whole[row] || !covers(reader, row, &whole)) continue;
     reader->whole[row] = true;
@@ -173,7 +115,27 @@ static int place_rows(struct tap_reader *reader, const struct tap_segment *segme
   return OK;
 }
 
-static int add_segment(struct tap_reader *reader, const char *name) {
+static int load_segment(struct tap_reader *reader, int s, const char *path) {
+  struct tap_segment *segment = &reader->segments[s];
+  struct stat info = {0};
+  (void)stat(path, &info);
+  segment->file = info.st_ino;
+  segment->changed = info.st_ctim;
+  int status = tap_segment_read(segment, reader, path);
+  if (status == OK) status = place_rows(reader, s);
+  if (status == OK) segment->bytes = (int64_t)info.st_size;
+  if (status == OK) return OK;
+  segment->count = 0;
+  tap_segment_free(segment);
+  if (status != ERR_INPUT) return status;
+  if (!segment->foreign)
+    log_warning("%s; the segment is passed over", fail_message());
+  else if (!reader->foreign_said)
+    snprintf(reader->foreign, sizeof reader->foreign, "%s", fail_message());
+  return OK;
+}
+
+static int add_segment(struct tap_reader *reader, const char *name, int *s) {
   if (reader->segment_count == reader->segment_capacity) {
     int capacity = reader->segment_capacity ? 2 * reader->segment_capacity : 16;
     struct tap_segment *grown = realloc(reader->segments, (size_t)capacity * sizeof *grown);
@@ -181,22 +143,10 @@ static int add_segment(struct tap_reader *reader, const char *name) {
     reader->segments = grown;
     reader->segment_capacity = capacity;
   }
-  struct tap_segment *segment = &reader->segments[reader->segment_count++];
+  *s = reader->segment_count++;
+  struct tap_segment *segment = &reader->segments[*s];
   *segment = (struct tap_segment){.descriptor = -1, .name = strdup(name)};
-  if (!segment->name) return fail(ERR_MEMORY, "not enough memory for a path");
-  char *path;
-  TRY(file_join(reader->folder, name, &path));
-  int status = read_segment(reader, segment, path);
-  free(path);
-  if (status == OK) status = place_rows(reader, segment);
-  if (status == OK) return OK;
-  segment->count = 0;
-  if (status != ERR_INPUT) return status;
-  if (!segment->foreign)
-    log_warning("%s; the segment is passed over", fail_message());
-  else if (!reader->foreign_said)
-    snprintf(reader->foreign, sizeof reader->foreign, "%s", fail_message());
-  return OK;
+  return segment->name ? OK : fail(ERR_MEMORY, "not enough memory for a path");
 }
 
 /* ---- the folder ----------------------------------------------------------------------------------------- */
@@ -206,10 +156,30 @@ int tap_is_segment(const struct dirent *entry) {
   return strncmp(entry->d_name, "segment-", 8) == 0 && strcmp(entry->d_name + length - 3, ".h5") == 0;
 }
 
-static bool is_known(const struct tap_reader *reader, const char *name) {
-  for (int i = 0; i < reader->segment_count; i++)
-    if (strcmp(reader->segments[i].name, name) == 0) return true;
-  return false;
+/* The segment of this name; -1 without one. */
+static int find_segment(const struct tap_reader *reader, const char *name) {
+  int s = reader->segment_count - 1;
+  while (s >= 0 && strcmp(reader->segments[s].name, name) != 0) s--;
+  return s;
+}
+
+/* Whoever computes the rows of a damaged segment again puts a whole one in its place. */
+static bool is_replaced(const struct tap_segment *segment, const char *path) {
+  struct stat info;
+  if (segment->count > 0 || stat(path, &info) != 0) return false;
+  return info.st_ino != segment->file || info.st_ctim.tv_sec != segment->changed.tv_sec ||
+         info.st_ctim.tv_nsec != segment->changed.tv_nsec;
+}
+
+static int look_at(struct tap_reader *reader, const char *name) {
+  char *path;
+  int s = find_segment(reader, name);
+  bool known = s >= 0;
+  if (!known) TRY(add_segment(reader, name, &s));
+  TRY(file_join(reader->folder, name, &path));
+  int status = known && !is_replaced(&reader->segments[s], path) ? OK : load_segment(reader, s, path);
+  free(path);
+  return status;
 }
 
 static void close_segment(struct tap_reader *reader, struct tap_segment *segment) {
@@ -257,7 +227,7 @@ int tap_reader_scan(struct tap_reader *reader) {
   int count = scandir(reader->folder, &entries, tap_is_segment, alphasort), status = OK;
   if (count < 0) return errno == ENOENT ? OK : fail(ERR_INPUT, "%s: %s", reader->folder, strerror(errno));
   for (int i = 0; i < count; i++) {
-    if (status == OK && !is_known(reader, entries[i]->d_name)) status = add_segment(reader, entries[i]->d_name);
+    if (status == OK) status = look_at(reader, entries[i]->d_name);
     free(entries[i]);
   }
   free(entries);

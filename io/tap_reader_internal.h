@@ -1,11 +1,13 @@
 /**
  * @file tap_reader_internal.h
- * What tap_reader.c, tap_index.c and tap_prune.c share.
+ * What tap_reader.c, tap_segment.c, tap_index.c and tap_prune.c share.
  */
 #ifndef QST_IO_TAP_READER_INTERNAL_H
 #define QST_IO_TAP_READER_INTERNAL_H
 
 #include <dirent.h>
+#include <sys/types.h>
+#include <time.h>
 
 #include "io/tap_cache.h"
 #include "io/tap_reader.h"
@@ -24,6 +26,8 @@ struct tap_segment {
   char *hashes;             /**< [count][32] */
   uint64_t offsets[TAP_PLANES];
   int64_t bytes;
+  ino_t file; /**< what was looked at */
+  struct timespec changed;
 };
 
 /** Where some taps of a row lie. */
@@ -53,6 +57,11 @@ struct tap_reader {
   bool foreign_said;
 };
 
+/** Takes in what the file says of its rows, which must be those of the reader's data; reads no taps. ERR_INPUT, with `foreign` set
+ *  where the file is whole, but not one of this store. */
+int tap_segment_read(struct tap_segment *segment, const struct tap_reader *reader, const char *path);
+/** Its lists. */
+void tap_segment_free(struct tap_segment *segment);
 /** Whether a file of the folder is a segment, by its name. */
 int tap_is_segment(const struct dirent *entry);
 /** Row `index` of a segment as it lies there, checked against its hash. */

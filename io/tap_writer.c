@@ -38,8 +38,12 @@ struct tap_writer {
 
 enum { DAY = 24 * 60 * 60 };
 
+/* Of a segment, or a copy of one; of the index; of the probe of the disk. Others' files are none of our business. */
 static int is_temporary(const struct dirent *entry) {
-  return strstr(entry->d_name, ".tmp-") != NULL;
+  static const char *const ours[] = {"segment", "index.h5.tmp-", "probe.tmp-"};
+  for (int i = 0; i < 3; i++)
+    if (strncmp(entry->d_name, ours[i], strlen(ours[i])) == 0) return strstr(entry->d_name, ".tmp-") != NULL;
+  return false;
 }
 
 /* Whether the process of this host that base/file.h named the file after is gone. */
@@ -139,7 +143,8 @@ static int start_sealing(struct sealing *sealing, char *temporary, const char *p
 
 /* ---- a segment ------------------------------------------------------------------------------------------ */
 
-/* Equal rows of equal taps have equal names: a second writer of the same rows replaces a file by itself. */
+/* Equal rows of equal taps have equal names: a second writer of the same rows replaces a file by itself, and one that was
+ * damaged by a whole one. */
 static int segment_path(const struct tap_writer *writer, char **out) {
   char name[64];
   struct hash_state *state;
@@ -196,7 +201,7 @@ static int flush_segment(struct tap_writer *writer) {
   TRY(wait_for_sealing(&writer->sealing));
   char *path;
   TRY(segment_path(writer, &path));
-  int status = access(path, F_OK) == 0 ? OK : write_segment(writer, path);
+  int status = write_segment(writer, path);
   free(path);
   writer->count = 0;
   return status;

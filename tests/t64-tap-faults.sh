@@ -47,6 +47,15 @@ warned second 1 ""
 ! sed '/^warning: rank 1/,$d' "$work/second.log" | grep -q "^eval after step 14:" || die "said too late: $(cat "$work/second.log")"
 two both $full $full
 warned both 1 ".*$cannot"
+# Said at the end as well: of taps, where a folder has the name of each segment.
+fill=("$QST" taps --backbone "$work/b.h5" --data "$work/t.h5" --reduction-factor 3 --threads 1)
+"${mpirun[@]}" 2 "${fill[@]}" --quiet --taps "$work/names" 2>/dev/null
+for segment in "$work"/names/segment-*.h5; do mkdir -p "$work/taken/${segment##*/}"; done
+status=0
+"${mpirun[@]}" 1 "${fill[@]}" --taps "$work/store-3" : -n 1 "${fill[@]}" --taps "$work/taken" 2>"$work/filled.log" || status=$?
+((status == 3)) || die "half a store gave status $status: $(cat "$work/filled.log")"
+grep -q "rows could not be stored: see the warnings" "$work/filled.log" || die "$(cat "$work/filled.log")"
+warned filled 1 "rank 1 on .*: $work/taken/segment-.*: Is a directory; training goes on without adding to the store"
 
 # ---- damage wherever a stage reads ----
 for stages in 2 3; do
