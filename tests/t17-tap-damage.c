@@ -68,43 +68,68 @@ struct lists {
   int first, taps; /* of 3 */
   int64_t rows[2], tokens[3], labels[3];
   uint64_t hashes; /* columns */
+  bool planes;     /* there are taps, as many as the lists say */
 };
+
+static int write_planes(struct h5_file *file, const struct tap_format *claimed, const struct lists *lists) {
+  static const char bytes[1 << 16];
+  for (int p = 0; p < TAP_PLANES; p++) {
+    enum tap_plane plane = (enum tap_plane)p;
+    uint64_t lines = (uint64_t)tap_plane_lines(plane, lists->tokens[2], lists->labels[2]);
+    if (lines > 100) continue;
+    TRY(h5_write(file, tap_plane_name(plane), tap_plane_type(claimed, plane), lines, tap_plane_cols(claimed, plane),
+                 bytes));
+  }
+  return OK;
+}
 
 static int write_lists(struct h5_file *file, const struct lists *lists) {
   static const char bytes[2 * 64];
   TRY(h5_write(file, "/rows", H5_I64, 2, 0, lists->rows));
   TRY(h5_write(file, "/tokens", H5_I64, 3, 0, lists->tokens));
   TRY(h5_write(file, "/labels", H5_I64, 3, 0, lists->labels));
-  TRY(h5_write(file, "/hashes", H5_U8, 2, lists->hashes, bytes));
-  return h5_publish(&file);
+  return h5_write(file, "/hashes", H5_U8, 2, lists->hashes, bytes);
+}
+
+static void write_claim(const char *name, const struct lists *lists) {
+  struct h5_file *file;
+  struct tap_format claimed = format;
+  char path[700];
+  claimed.first = lists->first;
+  claimed.taps = lists->taps;
+  snprintf(path, sizeof path, "%s/segment-%s.h5", folder, name);
+  CHECK_OK(h5_create(&file, path, "qst-taps", TAP_VERSION));
+  CHECK_OK(tap_format_write(file, &claimed));
+  CHECK_OK(write_lists(file, lists));
+  if (lists->planes) CHECK_OK(write_planes(file, &format, lists));
+  CHECK_OK(h5_publish(&file));
 }
 
 static void check_lists(void) {
   int64_t a = tap_row_tokens(&data, 0), b = a + tap_row_tokens(&data, 1);
   int64_t c = tap_row_labels(&data, 0), d = c + tap_row_labels(&data, 1);
+  const struct lists truth = {0, 3, {0, 1}, {0, a, b}, {0, c, d}, 32, true};
   const struct lists lies[] = {
-      {0, 3, {0, 1}, {0, a, b}, {0, c, d}, 32}, /* true, but there are no taps */
-      {-1, 3, {0, 1}, {0, a, b}, {0, c, d}, 32},        {0, 4, {0, 1}, {0, a, b}, {0, c, d}, 32},
-      {0, 0, {0, 1}, {0, a, b}, {0, c, d}, 32},         {0, INT_MAX, {0, 1}, {0, a, b}, {0, c, d}, 32},
-      {0, 3, {0, -1}, {0, a, b}, {0, c, d}, 32},        {0, 3, {0, ROWS}, {0, a, b}, {0, c, d}, 32},
-      {0, 3, {0, INT64_MAX}, {0, a, b}, {0, c, d}, 32}, {0, 3, {0, 1}, {1, a + 1, b + 1}, {0, c, d}, 32},
-      {0, 3, {0, 1}, {0, a, INT64_MIN}, {0, c, d}, 32}, {0, 3, {0, 1}, {0, a, INT64_MAX}, {0, c, d}, 32},
-      {0, 3, {0, 1}, {0, a, b}, {0, c, INT64_MIN}, 32}, {0, 3, {0, 1}, {0, a, b}, {0, c, d}, 64},
+      {0, 3, {0, 1}, {0, a, b}, {0, c, d}, 32, false},        {-1, 3, {0, 1}, {0, a, b}, {0, c, d}, 32, true},
+      {0, 4, {0, 1}, {0, a, b}, {0, c, d}, 32, true},         {0, 0, {0, 1}, {0, a, b}, {0, c, d}, 32, true},
+      {0, INT_MAX, {0, 1}, {0, a, b}, {0, c, d}, 32, true},   {0, 3, {0, -1}, {0, a, b}, {0, c, d}, 32, true},
+      {0, 3, {0, ROWS}, {0, a, b}, {0, c, d}, 32, true},      {0, 3, {0, INT64_MAX}, {0, a, b}, {0, c, d}, 32, true},
+      {0, 3, {1, 0}, {0, a, b}, {0, c, d}, 32, true},         {0, 3, {0, 1}, {0, a + 1, b}, {0, c, d}, 32, true},
+      {0, 3, {0, 1}, {1, a + 1, b + 1}, {0, c, d}, 32, true}, {0, 3, {0, 1}, {0, a, INT64_MIN}, {0, c, d}, 32, true},
+      {0, 3, {0, 1}, {0, a, INT64_MAX}, {0, c, d}, 32, true}, {0, 3, {0, 1}, {0, a, b}, {0, c + 1, d}, 32, true},
+      {0, 3, {0, 1}, {0, a, b}, {0, c, INT64_MIN}, 32, true}, {0, 3, {0, 1}, {0, a, b}, {0, c, d}, 64, true},
   };
   CHECK(mkdir(folder, 0700) == 0);
   for (size_t i = 0; i < sizeof lies / sizeof *lies; i++) {
-    struct h5_file *file;
-    struct tap_format claimed = format;
-    char path[700];
-    claimed.first = lies[i].first;
-    claimed.taps = lies[i].taps;
-    snprintf(path, sizeof path, "%s/segment-%zu.h5", folder, i);
-    CHECK_OK(h5_create(&file, path, "qst-taps", TAP_VERSION));
-    CHECK_OK(tap_format_write(file, &claimed));
-    CHECK_OK(write_lists(file, &lies[i]));
+    char name[16];
+    snprintf(name, sizeof name, "%02zu", i);
+    write_claim(name, &lies[i]);
   }
   struct tap_reader *reader = open_store(0);
   CHECK(tap_reader_bytes(reader) == 0);
+  write_claim("truth", &truth);
+  CHECK_OK(tap_reader_scan(reader));
+  CHECK(tap_reader_rows(reader) == 2);
   tap_reader_close(&reader);
   remove_folder(folder);
 }

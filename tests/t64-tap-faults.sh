@@ -69,6 +69,26 @@ for stages in 2 3; do
   warned "staged-$stages-read" 1 ".*their hash does not hold; computed again"
 done
 
+# ---- a disk that is full, at many places: what a store takes is 1.1 MB, its index 0.1 MB ----
+# on_disk KB COMMAND...: with $work/disk on a disk of its own, of that size, which goes with the command; lists what is left there
+on_disk() {
+  # shellcheck disable=SC2016 # the inner shell's
+  unshare --mount bash -c 'mount -t tmpfs -o size="$1k" none "$2" && "${@:3}" && ls "$2/store"' - "$1" "$work/disk" "${@:2}"
+}
+mkdir "$work/disk"
+if on_disk 64 mkdir "$work/disk/store" 2>/dev/null; then
+  for size in 8 200 600 900; do
+    name=disk-$size
+    on_disk $size "$QST" "${options[@]}" --out "$work/$name" --taps "$work/disk/store" >"$work/left" 2>"$work/$name.log" ||
+      die "$name: $(cat "$work/$name.log")"
+    same "$name"
+    warned "$name" 1 ".*No space left on device; training goes on without adding to the store"
+    ! grep -q "tmp-" "$work/left" || die "a full disk of $size KB left $(cat "$work/left")"
+  done
+else
+  echo "full disks were not tried: only root may mount one"
+fi
+
 # ---- an index that cannot be made ----
 mkdir -p "$work/indexed/index.h5"
 run indexed 1 --taps "$work/indexed"
