@@ -133,15 +133,7 @@ static void test_prepare(struct crew *crew, struct device *device) {
   forget_all();
 }
 
-/** Shapes that no algorithm is found for are no error until one comes. */
-static void test_prepare_refused(struct crew *crew) {
-  setenv("QST_HOST_FEWEST", "2", 1); /* the host runtime refuses products of one row */
-  test_prepare(crew, crew_device(crew, 0));
-  unsetenv("QST_HOST_FEWEST");
-}
-
 static void test_crew(struct crew *crew) {
-  test_prepare_refused(crew);
   for (int run = 0; run < crew_runs(); run++) {
     test_prepare(crew, crew_device(crew, run));
     test_replay(crew, crew_device(crew, run));

@@ -288,9 +288,8 @@ int cuda_run_task(struct device *device, const struct task *t) {
   cublasLtMatmulAlgo_t algorithm;
   if (t->m == 0 || t->n == 0) return OK;
   const struct task like = task_like(device, t);
-  int status_like = find_algorithm(device, &like, &algorithm);
-  if (cuda_context(device)->prepares) return OK; /* a shape without an algorithm may never come */
-  if (status_like != OK) TRY(find_algorithm(device, t, &algorithm));
+  TRY(find_algorithm(device, &like, &algorithm));
+  if (cuda_context(device)->prepares) return OK;
   TRY(describe_call(&call, t, device->act));
   cublasStatus_t status = multiply(device, t, &call, &algorithm);
   if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) {

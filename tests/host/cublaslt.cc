@@ -1,5 +1,4 @@
 /* The products of kernels/cuda/product.c on the host: op(A) · op(B) + beta · C in fp32, one sum after the other. */
-#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -139,12 +138,6 @@ bool fits_8_bits(const task &t, const product &p) {
          (!scaled || both);
 }
 
-/** QST_HOST_FEWEST: there are no algorithms for products with fewer rows, columns or steps. */
-bool is_refused(const task &t) {
-  const char *fewest = getenv("QST_HOST_FEWEST");
-  return fewest && std::min({t.d.rows, t.d.cols, t.a.rows, t.a.cols}) < (uint64_t)atoi(fewest);
-}
-
 }  // namespace
 
 extern "C" {
@@ -227,7 +220,6 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
   *count = 0;
   if (!host_may_choose()) return CUBLAS_STATUS_NOT_SUPPORTED;
   if (getenv("QST_HOST_NO_ROW_SCALES") && p.scales[0]) return CUBLAS_STATUS_NOT_SUPPORTED;
-  if (is_refused(t)) return CUBLAS_STATUS_NOT_SUPPORTED;
   if (!handle || p.magic != PRODUCT || read<uint64_t>(preference) != WISHES || most < 1 || !sound(t.a) || !sound(t.b) ||
       !sound(t.d) || !sound(lc) || !fits(t) || !fits_8_bits(t, p))
     return CUBLAS_STATUS_INVALID_VALUE;
