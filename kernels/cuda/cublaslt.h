@@ -1,6 +1,6 @@
 /**
  * @file cublaslt.h
- * cuBLASLt without linking it: cublaslt.c defines the functions that product.c calls and passes them on to the library,
+ * cuBLASLt without linking it: cublaslt.c defines the functions that task.c calls and passes them on to the library,
  * which is loaded when the first device opens.
  */
 #ifndef QST_KERNELS_CUDA_CUBLASLT_H

@@ -189,7 +189,7 @@ int cuda_open(struct device *device, const struct device_options *options) {
   TRY(choose_capability(&capability, options->gpu_isa, &properties));
   TRY(open_lanes(state, device->act, capability));
   TRY(lay_out_workspace(device, limits));
-  TRY(cuda_product_open(device, options));
+  TRY(cuda_product_open(device));
   snprintf(device->description, sizeof device->description, "cuda, %.60s, %.0f GB, sm_%d%d, %s activations",
            properties.name, (double)properties.totalGlobalMem / 1e9, properties.major, properties.minor,
            device->act == DTYPE_BF16 ? "bf16" : "fp32");

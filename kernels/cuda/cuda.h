@@ -16,7 +16,14 @@
 
 #include "kernels/cuda/launch.h"
 
-struct cuda_product; /**< the matrix products' own state: product.h */
+struct cuda_blas; /**< cuBLASLt and its algorithms: task.c */
+
+/** What a lane's products in progress use (workspace.h has the sizes). */
+struct cuda_products {
+  void *weights; /**< dequantized */
+  float *sums;   /**< of products with a bias */
+  void *fp8;     /**< rows of activations in E4M3, then their scales, then those of weights; NULL without fp8 */
+};
 
 /** A task that was begun before, and its recording from the second time on. */
 struct cuda_task {
@@ -34,7 +41,8 @@ struct cuda_state {
   void *workspace; /**< one block: what the contexts point to */
   size_t workspace_bytes;
   struct cuda_fault *found; /**< [LANE_COUNT] pinned host memory: what the last wait saw */
-  struct cuda_product *product;
+  struct cuda_products products[LANE_COUNT];
+  struct cuda_blas *blas;
   struct cuda_task tasks[CUDA_TASKS];      /**< by hash */
   struct cuda_task *recording[LANE_COUNT]; /**< the lane's work goes there instead of being done; or NULL */
   const struct cuda_guard *guard;          /**< NULL or borrowed: stream.h */

@@ -1,7 +1,6 @@
 /* What is found out before the first micro-batch: cuBLASLt's algorithms for all numbers of tokens that have one of their own. */
 #include "base/error.h"
-#include "kernels/cuda/cuda.h"
-#include "kernels/cuda/product.h"
+#include "kernels/cuda/task.h"
 
 static void set_prepares(struct cuda_state *state, bool prepares) {
   for (enum lane lane = 0; lane < LANE_COUNT; lane++) state->lanes[lane].prepares = prepares;

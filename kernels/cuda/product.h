@@ -1,25 +1,20 @@
 /**
  * @file product.h
- * The matrix products of the cuda device, by cuBLASLt: activations in, fp32 sums. Frozen weights are dequantized into
- * the lane's workspace first, as many rows of the weight at a time as it holds.
- *
- * The algorithm of a product is what cuBLASLt's heuristics say for its shape, types and alignment, with the number of tokens
- * rounded up to one of a few (or for exactly that number, should the algorithm refuse it), among those whose sums have a
- * fixed order (no reduction in place). It is found when it is prepared for (device_prepare), else at the first use, and
- * kept; forgetting it changes nothing.
+ * The matrix products of the cuda device: activations in, fp32 sums. Frozen weights are dequantized into the lane's workspace
+ * first, as many rows of the weight at a time as it holds; the products themselves are task.h's.
  */
 #ifndef QST_KERNELS_CUDA_PRODUCT_H
 #define QST_KERNELS_CUDA_PRODUCT_H
 
-#include "kernels/device.h"
+#include "kernels/cuda/cuda.h"
 
-/** Loads cuBLASLt and lays out the workspace. */
-int cuda_product_open(struct device *device, const struct device_options *options);
-/** NULL-safe for a device whose product was never opened. */
+/** Lays out the workspace and gets cuBLASLt ready. */
+int cuda_product_open(struct device *device);
+/** For a device that was never opened, too. */
 void cuda_product_close(struct device *device);
 
-/** The number of tokens whose algorithms are taken for `tokens`: the first from there on that has some of its own. */
-int cuda_tokens_like(int tokens);
+/** Of the current lane. */
+struct cuda_products *cuda_products(const struct device *device);
 
 int cuda_frozen_linear(struct device *device, const struct frozen_linear_args *arguments);
 /** The same in 8-bit floats (kernels/fp8.h). ERR_INPUT when the rows of all parts, or the columns, are no multiple of 16. */

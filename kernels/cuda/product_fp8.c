@@ -16,7 +16,7 @@ struct operands {
 
 static struct operands operands_of(const struct device *device) {
   const struct device_limits *limits = &cuda_state(device)->limits;
-  uint8_t *inputs = cuda_workspace_of(device)->fp8;
+  uint8_t *inputs = cuda_products(device)->fp8;
   float *input_scales = (float *)(void *)(inputs + cuda_fp8_input_bytes(limits));
   return (struct operands){inputs, input_scales, input_scales + cuda_piece((size_t)limits->rows * sizeof(float)) / 4};
 }
@@ -35,7 +35,7 @@ static int check(const struct device *device, const struct frozen_linear_args *a
 /** Rows first .. last of the parts, one below the other. */
 static int round_weights(struct device *device, const struct frozen_linear_args *a, float *scales, int first,
                          int last) {
-  uint8_t *to = cuda_workspace_of(device)->weights;
+  uint8_t *to = cuda_products(device)->weights;
   for (int i = 0, above = 0; above < last; above += a->parts[i++]->rows) {
     const struct matrix *part = a->parts[i];
     int from = first > above ? first - above : 0, end = last - above < part->rows ? last - above : part->rows;
@@ -50,8 +50,8 @@ static int round_weights(struct device *device, const struct frozen_linear_args 
 /** y from column `first` on, as many rows at a time as the workspace holds sums of. */
 static int run_through_sums(struct device *device, const struct task *whole, const float *bias, const float *row_scales,
                             const float *col_scales) {
-  float *sums = cuda_workspace_of(device)->sums;
-  int most = (int)(cuda_sums(device) / (size_t)whole->n);
+  float *sums = cuda_products(device)->sums;
+  int most = (int)(cuda_sum_count(&cuda_state(device)->limits) / (size_t)whole->n);
   if (most == 0) return fail(ERR_INTERNAL, "a product of %d columns: more than its workspace holds", whole->n);
   for (int row = 0; row < whole->m; row += most) {
     struct task part = *whole;
@@ -91,7 +91,7 @@ static int run_columns(struct device *device, const struct frozen_linear_args *a
                        int count, int all) {
   int k = a->parts[0]->cols;
   struct task task = {.a = o->inputs,
-                      .b = cuda_workspace_of(device)->weights,
+                      .b = cuda_products(device)->weights,
                       .residual = a->residual ? device_act_at(device, a->residual, (size_t)first) : NULL,
                       .c = device_act_at(device, a->y, (size_t)first),
                       .m = a->rows,
@@ -115,7 +115,7 @@ int cuda_frozen_linear_fp8(struct device *device, const struct frozen_linear_arg
   int n = 0, k = a->parts[0]->cols;
   for (int i = 0; i < a->part_count; i++) n += a->parts[i]->rows;
   TRY(check(device, a, n));
-  size_t fit = cuda_weight_bytes(device) / (size_t)k;
+  size_t fit = device_act_bytes(device, cuda_weight_count(&cuda_state(device)->limits)) / (size_t)k;
   int most = (int)(fit < CUDA_FP8_WEIGHT_ROWS ? fit : CUDA_FP8_WEIGHT_ROWS) / GRAIN * GRAIN;
   if (most == 0) return fail(ERR_INTERNAL, "weights of %d columns: more than the workspace holds", k);
   TRY(cuda_check(

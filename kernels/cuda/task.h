@@ -1,6 +1,11 @@
 /**
  * @file task.h
- * One product of cuBLASLt and the workspace of products: what product.c shares with product_fp8.c.
+ * One product by cuBLASLt: what product.c and product_fp8.c make all of theirs of.
+ *
+ * Its algorithm is what cuBLASLt's heuristics say for its shape, types and alignment, with the number of tokens rounded up to
+ * one of a few (or for exactly that number, should the algorithm refuse it), among those whose sums have a fixed order (no
+ * reduction in place). It is found when it is prepared for (device_prepare), else at the first use, and kept; forgetting it
+ * changes nothing.
  */
 #ifndef QST_KERNELS_CUDA_TASK_H
 #define QST_KERNELS_CUDA_TASK_H
@@ -19,20 +24,16 @@ struct task {
   enum dtype c_type;
 };
 
-/** What products in progress use, for each lane. */
-struct workspace {
-  void *weights, *blas;
-  float *sums;
-  void *fp8; /**< rows of activations in E4M3, then their scales, then those of weights; NULL without fp8 */
-};
-
-struct workspace *cuda_workspace_of(const struct device *device);
-/** Bytes of `weights`, elements of `sums`. */
-size_t cuda_weight_bytes(const struct device *device);
-size_t cuda_sums(const struct device *device);
+/** Loads cuBLASLt and lays out its workspace. */
+int cuda_blas_open(struct device *device);
+/** For a device that was never opened, too. */
+void cuda_blas_close(struct device *device);
 
 int cuda_run_task(struct device *device, const struct task *task);
 /** Whether cuBLASLt has an algorithm for it. */
 bool cuda_can_run(struct device *device, const struct task *task);
+
+/** The number of tokens whose algorithms are taken for `tokens`: the first from there on that has some of its own. */
+int cuda_tokens_like(int tokens);
 
 #endif

@@ -1,4 +1,4 @@
-/* The products of kernels/cuda/product.c on the host: op(A) · op(B) + beta · C in fp32, one sum after the other. */
+/* The products of kernels/cuda/task.c on the host: op(A) · op(B) + beta · C in fp32, one sum after the other. */
 #include <cmath>
 #include <cstdlib>
 #include <cstring>

@@ -1,4 +1,4 @@
-/** The part of cuBLASLt's interface that kernels/cuda/product.c uses, for the host runtime (tests/host/README.md). */
+/** The part of cuBLASLt's interface that kernels/cuda/task.c uses, for the host runtime (tests/host/README.md). */
 #ifndef QST_HOST_CUBLASLT_H
 #define QST_HOST_CUBLASLT_H
 
