@@ -136,7 +136,7 @@ static void test_product(struct crew *crew, enum weight_format format, bool doub
 static void test_products(struct crew *crew) {
   const struct product products[] = {{1, 16, 16, 16, false, 0},   {5, 48, 16, 64, true, 1},
                                      {70, 32, 80, 192, false, 2}, {33, 64, 16, 144, true, 0},
-                                     {70, 16, 32, 176, true, 2},  {17, 48, 48, 96, false, 1}};
+                                     {70, 16, 32, 176, true, 2},  {21, 48, 48, 96, false, 1}};
   for (size_t i = 0; i < sizeof products / sizeof *products; i++) {
     test_product(crew, WEIGHT_NF4, true, products[i]);
     test_product(crew, WEIGHT_NF4, false, products[i]);
@@ -171,7 +171,8 @@ static struct device_limits limits_of_test(void) {
       .rows = ROWS, .hidden = COLUMNS, .fp8 = true, .widest_input = COLUMNS, .widest_product = 128 * COLUMNS};
 }
 
-/** A GPU that can't scale rows, one whose cuBLASLt can't, and one without 8-bit floats: the host runtime can be any. */
+/** A GPU that can't scale rows, one whose cuBLASLt can't or refuses products, and one without 8-bit floats: the host runtime
+ *  can be any. */
 static void test_other_gpus(void) {
   struct device_options options = {.name = "cuda", .act = "bf16", .limits = limits_of_test()};
   struct device *device = NULL;
@@ -188,6 +189,11 @@ static void test_other_gpus(void) {
   setenv("QST_HOST_NO_ROW_SCALES", "1", 1);
   for_each_crew(limits_of_test(), test_products);
   unsetenv("QST_HOST_NO_ROW_SCALES");
+  setenv("QST_HOST_NO_ALGORITHM", "some", 1);
+  for_each_crew(limits_of_test(), test_products);
+  setenv("QST_HOST_NO_ALGORITHM", "all", 1);
+  for_each_crew(limits_of_test(), test_products);
+  unsetenv("QST_HOST_NO_ALGORITHM");
 }
 
 int main(int count, char **words) {

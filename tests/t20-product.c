@@ -484,6 +484,17 @@ static void test_all(const char *isa, const char *act, int *tried) {
   for (int d = 0; d < DEVICES; d++) device_close(&fixture.devices[d]);
 }
 
+/** A cuBLASLt that refuses products: the host runtime can be one. */
+static void test_without_algorithms(int *tried) {
+  static const char *const refused[] = {"some", "all"};
+  for (int i = 0; i < 2; i++) {
+    setenv("QST_HOST_NO_ALGORITHM", refused[i], 1);
+    test_all(NULL, "fp32", tried);
+    test_all(NULL, "bf16", tried);
+  }
+  unsetenv("QST_HOST_NO_ALGORITHM");
+}
+
 int main(void) {
   static const char *const isas[] = {"plain", "avx2", "avx512-bf16"};
   random_state = (uint64_t)time(NULL) * 2654435761u | 1;
@@ -493,6 +504,7 @@ int main(void) {
     test_all(isas[isa], "fp32", &tried);
     test_all(isas[isa], "bf16", &tried);
   }
+  if (testing_cuda()) test_without_algorithms(&tried);
   CHECK(tried >= 2);
   return check_result();
 }

@@ -55,13 +55,26 @@ if ((MOST_RANKS >= 2)); then
 fi
 
 # Against the cpu device: the same files, each loss within 1 percent (bf16 has 8 bits).
+like_cpu() {
+  paste <(losses "$work/$1") <(losses "$work/cpu") | awk '
+    function abs(x) { return x < 0 ? -x : x }
+    { lines++; if ($1 != $3 || !(abs($2 - $4) <= 0.01 * abs($4))) { print "cuda " $2 ", cpu " $4 " at step " $1; bad = 1 } }
+    END { exit bad || lines != '$steps' }' || die "$1: the loss curves of cuda and cpu differ"
+}
 "$QST" "${options[@]}" --device cpu --out "$work/cpu"
-paste <(losses "$work/one") <(losses "$work/cpu") | awk '
-  function abs(x) { return x < 0 ? -x : x }
-  { lines++; if ($1 != $3 || !(abs($2 - $4) <= 0.01 * abs($4))) { print "cuda " $2 ", cpu " $4 " at step " $1; bad = 1 } }
-  END { exit bad || lines != '$steps' }' || die "the loss curves of cuda and cpu differ"
+like_cpu one
 
 if [[ $CUDA_FOLDER == gpu ]]; then exit 0; fi
+
+# A cuBLASLt that refuses products, all of them or some: one line says so, and the rest is as ever.
+for refused in all some; do
+  QST_HOST_NO_ALGORITHM=$refused "$QST" "${options[@]}" --device cuda --out "$work/$refused" 2>"$work/error"
+  grep -cE '^warning: cuda: cuBLASLt 13.0.0 has no algorithm for products like [0-9]+ x [0-9]+ x [0-9]+ in bf16' \
+    "$work/error" | grep -qx 1 || die "$refused: $(cat "$work/error")"
+  like_cpu $refused
+done
+QST_HOST_NO_ALGORITHM=some "${mpirun[@]}" 2 "$QST" "${options[@]}" --device cuda --out "$work/some-2"
+same_run "$work/some" "$work/some-2" $steps
 
 # Without a GPU to be seen the same program chooses the cpu, and says so when asked for cuda.
 QST_HOST_GPUS=0 "$QST" "${options[@]}" --device auto --out "$work/auto"

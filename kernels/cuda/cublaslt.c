@@ -6,6 +6,7 @@
 /* What is passed on: name, parameters, arguments. */
 #define FUNCTIONS(X)                                                                                                  \
   X(cublasLtCreate, (cublasLtHandle_t * handle), (handle))                                                            \
+  X(cublasLtGetProperty, (libraryPropertyType part, int *value), (part, value))                                       \
   X(cublasLtDestroy, (cublasLtHandle_t handle), (handle))                                                             \
   X(cublasLtMatrixLayoutInit_internal,                                                                                \
     (cublasLtMatrixLayout_t layout, size_t size, cudaDataType type, uint64_t rows, uint64_t cols, int64_t ld),        \

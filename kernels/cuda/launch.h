@@ -60,6 +60,20 @@ cudaError_t cuda_launch_fp8_activations(const struct cuda_context *context, void
 cudaError_t cuda_launch_fp8_weights(const struct cuda_context *context, void *y, float *scales,
                                     const struct matrix *matrix, int first, int rows);
 
+/** C[m, n] = A[m, k] · B[n, k]ᵀ + residual. A matrix "by step" is stored [k, ...]: element (i, s) at s * ld + i. */
+struct task {
+  const void *a, *b, *residual; /**< residual: like C, NULL, or C itself */
+  void *c;
+  int m, n, k, lda, ldb, ldc;
+  bool a_by_step, b_by_step;
+  bool fp8; /**< A and B are E4M3, neither by step; else activations */
+  const float *a_scales,
+      *b_scales; /**< of E4M3's rows, or both NULL: 1. cuBLASLt: Hopper only (compute capability 9.0) */
+  enum dtype c_type;
+};
+/** Without cuBLASLt. */
+cudaError_t cuda_launch_task(const struct cuda_context *context, const struct task *task);
+
 /** y = sums · scales + bias + residual, rounded to activations: the end of a product whose sums were left in fp32. */
 struct finish_args {
   void *y;                              /**< act [rows, y_stride] */

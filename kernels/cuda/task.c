@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "base/memory.h"
 #include "kernels/cuda/cublaslt.h"
 
@@ -21,6 +22,7 @@ enum { KEPT = 8192 };
 
 struct kept {
   struct shape shape; /**< m = 0: a free place */
+  bool refused;       /**< cuBLASLt has no algorithm */
   cublasLtMatmulAlgo_t algorithm;
 };
 
@@ -29,6 +31,7 @@ struct cuda_blas {
   void *workspace[LANE_COUNT];
   struct kept *kept; /**< [KEPT], by hash; at most three quarters of it full */
   int kept_count;
+  bool warned; /**< of a product without an algorithm */
 };
 
 static struct cuda_blas *cuda_blas(const struct device *device) {
@@ -171,14 +174,14 @@ static struct kept *place_of(struct cuda_blas *blas, const struct shape *shape) 
   return &blas->kept[at];
 }
 
-static void keep(struct device *device, const struct shape *shape, const cublasLtMatmulAlgo_t *algorithm) {
+static void keep(struct device *device, const struct kept *found) {
   struct cuda_blas *blas = cuda_blas(device);
   if (blas->kept_count == KEPT / 4 * 3) {
     memset(blas->kept, 0, KEPT * sizeof *blas->kept);
     blas->kept_count = 0;
     cuda_state(device)->forgotten++;
   }
-  *place_of(blas, shape) = (struct kept){*shape, *algorithm};
+  *place_of(blas, &found->shape) = *found;
   blas->kept_count++;
 }
 
@@ -201,19 +204,20 @@ static int prefer(cublasLtMatmulPreferenceOpaque_t *preference, const struct sha
   return OK;
 }
 
-static int ask(struct device *device, const struct task *t, const struct shape *shape, cublasLtMatmulAlgo_t *out) {
+static int ask(struct device *device, const struct task *t, struct kept *out) {
   struct call call;
   cublasLtMatmulPreferenceOpaque_t preference;
   cublasLtMatmulHeuristicResult_t best;
   int found = 0;
   TRY(describe_call(&call, t, device->act));
-  TRY(prefer(&preference, shape));
+  TRY(prefer(&preference, &out->shape));
   cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(cuda_blas(device)->handle, &call.operation, &call.b, &call.a,
                                                          &call.c, &call.c, &preference, 1, &best, &found);
-  if (status != CUBLAS_STATUS_SUCCESS || found == 0 || best.state != CUBLAS_STATUS_SUCCESS)
-    return fail(ERR_SYSTEM, "cuda: cuBLASLt has no algorithm for a product of %d x %d x %d (status %d)", shape->m,
-                shape->n, shape->k, (int)status);
-  *out = best.algo;
+  out->refused = status == CUBLAS_STATUS_NOT_SUPPORTED || found == 0 || best.state != CUBLAS_STATUS_SUCCESS;
+  if (status != CUBLAS_STATUS_SUCCESS && status != CUBLAS_STATUS_NOT_SUPPORTED)
+    return fail(ERR_SYSTEM, "cuda: cuBLASLt could not choose how to multiply %d x %d x %d (status %d)", t->m, t->n,
+                t->k, (int)status);
+  if (!out->refused) out->algorithm = best.algo;
   return OK;
 }
 
@@ -223,16 +227,13 @@ static bool known(const struct device *device, const struct task *t) {
   return place_of(cuda_blas(device), &shape)->shape.m > 0;
 }
 
-static int find_algorithm(struct device *device, const struct task *t, cublasLtMatmulAlgo_t *out) {
-  struct cuda_blas *blas = cuda_blas(device);
+static int find_algorithm(struct device *device, const struct task *t, struct kept *out) {
   struct shape shape = shape_of(t);
-  const struct kept *kept = place_of(blas, &shape);
-  if (kept->shape.m) {
-    *out = kept->algorithm;
-    return OK;
-  }
-  TRY(ask(device, t, &shape, out));
-  keep(device, &shape, out);
+  *out = *place_of(cuda_blas(device), &shape);
+  if (out->shape.m) return OK;
+  out->shape = shape;
+  TRY(ask(device, t, out));
+  keep(device, out);
   return OK;
 }
 
@@ -242,33 +243,56 @@ static struct task task_like(const struct device *device, const struct task *t) 
 }
 
 bool cuda_can_run(struct device *device, const struct task *t) {
-  cublasLtMatmulAlgo_t algorithm;
-  const struct task like = task_like(device, t);
-  return find_algorithm(device, &like, &algorithm) == OK;
+  struct kept found;
+  const struct task like = with_tokens_like(t);
+  return find_algorithm(device, &like, &found) == OK && !found.refused;
 }
 
+/* ---- running ----------------------------------------------------------------------------------------------- */
+
 static cublasStatus_t multiply(struct device *device, const struct task *t, struct call *call,
-                               const cublasLtMatmulAlgo_t *algorithm) {
+                               const struct kept *found) {
   const float one = 1, beta = t->residual ? 1 : 0;
+  if (found->refused) return CUBLAS_STATUS_NOT_SUPPORTED;
   return cublasLtMatmul(cuda_blas(device)->handle, &call->operation, &one, t->b, &call->b, t->a, &call->a, &beta,
-                        t->residual ? t->residual : t->c, &call->c, t->c, &call->c, algorithm,
+                        t->residual ? t->residual : t->c, &call->c, t->c, &call->c, &found->algorithm,
                         cuda_blas(device)->workspace[cuda_state(device)->lane], workspace_bytes,
                         cuda_context(device)->stream);
+}
+
+static void warn(struct device *device, const struct task *t) {
+  int version[3] = {0};
+  const libraryPropertyType parts[] = {MAJOR_VERSION, MINOR_VERSION, PATCH_LEVEL};
+  for (int i = 0; i < 3; i++) cublasLtGetProperty(parts[i], &version[i]);
+  log_warning(
+      "cuda: cuBLASLt %d.%d.%d has no algorithm for products like %d x %d x %d in %s: a kernel of this program does "
+      "them, right but slowly; another version of the library may be faster",
+      version[0], version[1], version[2], t->m, t->n, t->k,
+      t->fp8                      ? "fp8"
+      : device->act == DTYPE_BF16 ? "bf16"
+                                  : "fp32");
+}
+
+static int multiply_plainly(struct device *device, const struct task *t) {
+  if (!cuda_blas(device)->warned) warn(device, t);
+  cuda_blas(device)->warned = true;
+  return cuda_check(cuda_launch_task(cuda_context(device), t), "a product");
 }
 
 /** With the algorithm of a number of tokens like its own; where that can't do it, with one for exactly this task. */
 int cuda_run_task(struct device *device, const struct task *t) {
   struct call call;
-  cublasLtMatmulAlgo_t algorithm;
+  struct kept found;
   if (t->m == 0 || t->n == 0) return OK;
   const struct task like = task_like(device, t);
-  TRY(find_algorithm(device, &like, &algorithm));
+  TRY(find_algorithm(device, &like, &found));
+  if (found.refused) return multiply_plainly(device, t);
   if (cuda_context(device)->prepares) return OK;
   TRY(describe_call(&call, t, device->act));
-  cublasStatus_t status = multiply(device, t, &call, &algorithm);
+  cublasStatus_t status = multiply(device, t, &call, &found);
   if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) {
-    TRY(find_algorithm(device, t, &algorithm));
-    status = multiply(device, t, &call, &algorithm);
+    TRY(find_algorithm(device, t, &found));
+    status = multiply(device, t, &call, &found);
   }
-  return check_blas(status, "multiply");
+  return status == CUBLAS_STATUS_NOT_SUPPORTED ? multiply_plainly(device, t) : check_blas(status, "multiply");
 }

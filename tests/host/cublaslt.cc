@@ -110,17 +110,28 @@ void multiply(const task &t) {
   }
 }
 
-/** An algorithm remembers what it was found for; for a third of all other shapes it is not fit (QST_HOST_EARLY_CHOICE: for
- *  none, as no other is to be had). */
+/** An algorithm remembers what it was found for. */
 void remember(cublasLtMatmulAlgo_t *algorithm, const task &t) {
   *algorithm = {{CHOSEN, t.d.rows, t.d.cols, t.first ? t.a.rows : t.a.cols}};
 }
 
+/** A third of all shapes, for which other shapes' algorithms are not fit. */
+bool is_special(const task &t) {
+  return (t.d.rows + t.d.cols + (t.first ? t.a.rows : t.a.cols)) % 3 == 0;
+}
+
+/** QST_HOST_EARLY_CHOICE: all are fit, as no other is to be had. */
 bool suits(const cublasLtMatmulAlgo_t *algorithm, const task &t) {
   cublasLtMatmulAlgo_t own;
   remember(&own, t);
-  return getenv("QST_HOST_EARLY_CHOICE") || memcmp(algorithm, &own, sizeof own) == 0 ||
-         (own.data[1] + own.data[2] + own.data[3]) % 3 != 0;
+  return getenv("QST_HOST_EARLY_CHOICE") || memcmp(algorithm, &own, sizeof own) == 0 || !is_special(t);
+}
+
+/** QST_HOST_NO_ALGORITHM: for all products, or for special shapes. QST_HOST_NO_ROW_SCALES: for scaled ones. */
+bool has_algorithm(const task &t, const product &p) {
+  const char *without = getenv("QST_HOST_NO_ALGORITHM");
+  if (without && (strcmp(without, "all") == 0 || is_special(t))) return false;
+  return !(getenv("QST_HOST_NO_ROW_SCALES") && p.scales[0]);
 }
 
 bool fits(const task &t) {
@@ -153,6 +164,11 @@ cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle) {
 
 cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) {
   delete (int *)handle;
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtGetProperty(libraryPropertyType part, int *value) {
+  *value = part == MAJOR_VERSION ? 13 : 0;
   return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -218,11 +234,11 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
       read<layout>(a), read<layout>(b), read<layout>(d), p.first != 0, p.second != 0, 1, 0, {}, {}, {}, {}, {}, {}};
   layout lc = read<layout>(c);
   *count = 0;
-  if (!host_may_choose()) return CUBLAS_STATUS_NOT_SUPPORTED;
-  if (getenv("QST_HOST_NO_ROW_SCALES") && p.scales[0]) return CUBLAS_STATUS_NOT_SUPPORTED;
+  if (!host_may_choose()) return CUBLAS_STATUS_INTERNAL_ERROR;
   if (!handle || p.magic != PRODUCT || read<uint64_t>(preference) != WISHES || most < 1 || !sound(t.a) || !sound(t.b) ||
       !sound(t.d) || !sound(lc) || !fits(t) || !fits_8_bits(t, p))
     return CUBLAS_STATUS_INVALID_VALUE;
+  if (!has_algorithm(t, p)) return CUBLAS_STATUS_NOT_SUPPORTED;
   *results = cublasLtMatmulHeuristicResult_t{};
   remember(&results->algo, t);
   *count = 1;
