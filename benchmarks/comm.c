@@ -344,7 +344,7 @@ static int open_bench(struct bench *bench) {
                                    .act = "auto",
                                    .threads = 1,
                                    .local_rank = comm->local_rank,
-                                   .limits = {.rows = 1, .logit_rows = 1, .vocabulary = 1, .hidden = 1}};
+                                   .limits = {.rows = 1, .vocabulary = 1, .hidden = 1}};
   if (s->json && access(s->json, F_OK) == 0) return fail(ERR_USAGE, "%s exists; results are not overwritten", s->json);
   TRY(device_open(&bench->device, &options));
   TRY(device_allocate(bench->device, MEMORY_WORKSPACE, &bench->in, (size_t)s->largest));

@@ -46,7 +46,8 @@ static const char usage[] =
     "              [--search OPERATION] [--json FILE]\n"
     "              [--ceilings on: measure those alone, print them as JSON]\n"
     "              [--clock wall|own: the running time of one thread, for a machine that others use too]\n"
-    "Defaults are SmolLM2-135M's shapes. A JSON file that exists is not overwritten.\n";
+    "Defaults are SmolLM2-135M's shapes, and the device's rows of logits. A JSON file that exists is not "
+    "overwritten.\n";
 
 static int read_number(int *out, const char *name, const char *text) {
   char *end;
@@ -293,12 +294,12 @@ static int open_devices(struct bench *bench, const struct settings *s) {
   struct device_options options = {
       .name = bench_device, .cpu_isa = s->isa, .gpu_isa = s->gpu_isa, .act = s->act, .threads = s->threads};
   options.limits = (struct device_limits){.rows = m->rows,
-                                          .logit_rows = m->logit_rows,
                                           .widest_product = (int64_t)2 * m->ff * m->hidden,
                                           .vocabulary = m->vocabulary,
                                           .hidden = m->hidden,
                                           .side_hidden = m->hidden / m->reduction};
   TRY(device_open(&bench->device, &options));
+  if (!m->logit_rows) bench->shape.logit_rows = bench->device->logit_rows;
   options.name = "cpu";
   options.cpu_isa = "plain";
   options.act = bench->device->act == DTYPE_BF16 ? "bf16" : "fp32";
@@ -348,7 +349,6 @@ int main(int count, char **words) {
                                         .kv_heads = 3,
                                         .reduction = 16,
                                         .rank = 16,
-                                        .logit_rows = LOGIT_ROWS,
                                         .parameters = 700000},
                               .threads = (int)sysconf(_SC_NPROCESSORS_ONLN),
                               .isa = "auto",

@@ -423,6 +423,7 @@ struct device {
   bool lanes_overlap; /**< works on both lanes at a time */
   bool reads_host;    /**< operations read host memory where it lies: what they only read need not be uploaded */
   bool counts_only;   /**< has no memory and computes nothing: what goes up need not be there */
+  int logit_rows;     /**< rows of logits that exist at a time: memory against the speed of the head's products */
   const struct device_memory *memory;
   const struct device_operations *operations;
   size_t allocated[MEMORY_KINDS]; /**< bytes in use by kind */
@@ -432,17 +433,12 @@ struct device {
 /** Upper bounds by which a device lays out its workspace at opening; nothing is allocated later. */
 struct device_limits {
   int rows;               /**< tokens of a micro-batch */
-  int logit_rows;         /**< rows of a chunk of logits */
   int64_t widest_product; /**< largest Σ rows · cols of one frozen_linear, in elements */
   int vocabulary, hidden;
   int side_hidden;  /**< heads * head_dim of attention_backward; 0 = no backward pass */
   bool fp8;         /**< frozen_linear multiplies in 8-bit floats: kernels/fp8.h */
   int widest_input; /**< columns of the widest weight of frozen_linear; needed with fp8 */
 };
-
-enum {
-  LOGIT_ROWS = 256
-}; /**< rows of logits that exist at a time: with fewer the head's weights, read once a chunk, cost more than its products */
 
 struct device_options {
   const char *name;                /**< "auto", "cpu", …: device_list() */

@@ -161,7 +161,6 @@ struct device_limits backbone_limits(const struct model_config *config, int rows
   if (attended > widest_input) widest_input = attended;
   if (config->hidden > widest_input) widest_input = config->hidden;
   return (struct device_limits){.rows = rows,
-                                .logit_rows = rows < LOGIT_ROWS ? rows : LOGIT_ROWS,
                                 .widest_product = gate_up > attention ? gate_up : attention,
                                 .vocabulary = config->vocabulary,
                                 .hidden = config->hidden,

@@ -50,11 +50,13 @@ int generator_open(struct generator *generator, struct engine *engine, const str
                                   .seed = (uint64_t)options->seed};
   find_stops(generator);
   size_t vocabulary = (size_t)engine->backbone.config.vocabulary;
+  TRY(memory_array(&generator->greedy, (size_t)slots, sizeof *generator->greedy));
   TRY(memory_array(&generator->slots, (size_t)slots, sizeof *generator->slots));
   TRY(memory_array(&generator->pieces, (size_t)slots, sizeof *generator->pieces));
   TRY(memory_array(&generator->host_logits, vocabulary, sizeof *generator->host_logits));
   TRY(memory_array(&generator->ranked, vocabulary, sizeof *generator->ranked));
-  TRY(device_allocate(engine->device, MEMORY_WORKSPACE, &generator->chosen, LOGIT_ROWS * sizeof(int32_t)));
+  TRY(device_allocate(engine->device, MEMORY_WORKSPACE, &generator->chosen,
+                      (size_t)generator->slot_count * sizeof(int32_t)));
   return open_caches(generator);
 }
 
@@ -63,7 +65,8 @@ void generator_close(struct generator *generator) {
   struct device *device = generator->engine->device;
   kv_cache_close(&generator->backbone_cache, device);
   if (generator->side_cache.rows) kv_cache_close(&generator->side_cache, device);
-  device_release(device, MEMORY_WORKSPACE, &generator->chosen, LOGIT_ROWS * sizeof(int32_t));
+  device_release(device, MEMORY_WORKSPACE, &generator->chosen, (size_t)generator->slot_count * sizeof(int32_t));
+  free(generator->greedy);
   free(generator->slots);
   free(generator->pieces);
   free(generator->host_logits);
@@ -108,13 +111,14 @@ static int32_t sample(struct generator *generator, struct random *random) {
 }
 
 /* Tokens for label rows first .. first + count, whose logits are on the device. */
-static int choose_greedily(struct generator *generator, int count, int32_t *tokens) {
+static int choose_greedily(struct generator *generator, int count) {
   struct engine *engine = generator->engine;
   TRY(device_argmax(engine->device, &(struct argmax_args){.index = generator->chosen,
                                                           .logits = engine->head.logits,
                                                           .rows = count,
                                                           .cols = engine->backbone.config.vocabulary}));
-  return device_download(engine->device, tokens, generator->chosen, (size_t)count * sizeof *tokens);
+  return device_download(engine->device, generator->greedy, generator->chosen,
+                         (size_t)count * sizeof *generator->greedy);
 }
 
 static int choose_by_chance(struct generator *generator, int row, struct random *random, int32_t *token) {
@@ -169,26 +173,26 @@ static int take_token(struct generator *generator, struct generation_slot *slot,
   return sink(context, which, token);
 }
 
-static int take_piece(struct generator *generator, const struct generation_request *requests, int row, int32_t greedy,
+static int take_piece(struct generator *generator, const struct generation_request *requests, int row,
                       const struct piece *piece, generation_sink *sink, void *context) {
   struct generation_slot *slot = &generator->slots[piece->slot];
   const struct generation_request *request = &requests[slot->request];
   slot->done += slot->sent;
   if (slot->done < request->prompt_count) return OK; /* more of the prompt is to come */
-  int32_t token = greedy;
+  int32_t token = generator->greedy[row];
   if (generator->temperature > 0) TRY(choose_by_chance(generator, row, &slot->random, &token));
   return take_token(generator, slot, request, token, sink, context);
 }
 
 static int take_pieces(struct generator *generator, const struct generation_request *requests, int count,
                        generation_sink *sink, void *context) {
-  int32_t greedy[LOGIT_ROWS] = {0};
-  for (int first = 0; first < count; first += LOGIT_ROWS) {
-    int rows = count - first < LOGIT_ROWS ? count - first : LOGIT_ROWS;
-    TRY(head_logits(&generator->engine->head, first, rows));
-    if (generator->temperature <= 0) TRY(choose_greedily(generator, rows, greedy));
+  struct head *head = &generator->engine->head;
+  for (int first = 0; first < count; first += head->chunk) {
+    int rows = count - first < head->chunk ? count - first : head->chunk;
+    TRY(head_logits(head, first, rows));
+    if (generator->temperature <= 0) TRY(choose_greedily(generator, rows));
     for (int i = 0; i < rows; i++)
-      TRY(take_piece(generator, requests, i, greedy[i], &generator->pieces[first + i], sink, context));
+      TRY(take_piece(generator, requests, i, &generator->pieces[first + i], sink, context));
   }
   return OK;
 }

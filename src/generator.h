@@ -40,7 +40,8 @@ struct generator {
   int stop_count;
   struct generation_slot *slots;
   struct piece *pieces;
-  int32_t *chosen;       /**< device [LOGIT_ROWS] */
+  int32_t *chosen;       /**< device [slot_count] */
+  int32_t *greedy;       /**< [slot_count] */
   float *host_logits;    /**< [vocabulary], sampling only */
   struct ranked *ranked; /**< [vocabulary], sampling only */
 };

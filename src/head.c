@@ -13,11 +13,12 @@ struct head_part {
 enum { HEAD_PARTS = 10 };
 
 static int list_parts(struct head *head, struct head_part parts[HEAD_PARTS]) {
-  size_t rows = (size_t)head->capacity, vocabulary = (size_t)head->backbone->config.vocabulary;
+  size_t rows = (size_t)head->capacity, chunk = (size_t)head->chunk;
+  size_t logits = chunk * (size_t)head->backbone->config.vocabulary;
   size_t wide = device_act_bytes(head->device, rows * (size_t)head->backbone->config.hidden);
   int count = 0;
-  parts[count++] = (struct head_part){MEMORY_WORKSPACE, &head->logits, LOGIT_ROWS * vocabulary * sizeof(float)};
-  parts[count++] = (struct head_part){MEMORY_WORKSPACE, &head->loss, LOGIT_ROWS * sizeof(float)};
+  parts[count++] = (struct head_part){MEMORY_WORKSPACE, &head->logits, logits * sizeof(float)};
+  parts[count++] = (struct head_part){MEMORY_WORKSPACE, &head->loss, chunk * sizeof(float)};
   if (!head->side) return count;
   size_t narrow = device_act_bytes(head->device, rows * (size_t)head->side->layout.shape.width);
   parts[count++] = (struct head_part){MEMORY_SIDE, &head->lifted, wide};
@@ -28,13 +29,14 @@ static int list_parts(struct head *head, struct head_part parts[HEAD_PARTS]) {
   if (!head->side->training) return count;
   parts[count++] = (struct head_part){MEMORY_SIDE, &head->ds_picked, narrow};
   parts[count++] = (struct head_part){MEMORY_SIDE, &head->dy, wide};
-  parts[count++] =
-      (struct head_part){MEMORY_WORKSPACE, &head->dlogits, device_act_bytes(head->device, LOGIT_ROWS * vocabulary)};
+  parts[count++] = (struct head_part){MEMORY_WORKSPACE, &head->dlogits, device_act_bytes(head->device, logits)};
   return count;
 }
 
 int head_open(struct head *head, struct backbone *backbone, struct side *side, int capacity) {
-  *head = (struct head){.device = backbone->device, .backbone = backbone, .side = side, .capacity = capacity};
+  int chunk = capacity < backbone->device->logit_rows ? capacity : backbone->device->logit_rows;
+  *head = (struct head){
+      .device = backbone->device, .backbone = backbone, .side = side, .capacity = capacity, .chunk = chunk};
   struct head_part parts[HEAD_PARTS];
   int count = list_parts(head, parts);
   for (int i = 0; i < count; i++) TRY(device_allocate(head->device, parts[i].kind, parts[i].block, parts[i].bytes));
@@ -130,20 +132,20 @@ static int chunk_loss(struct head *head, const struct micro_batch *batch, int fi
       &(struct fixed_total_args){.sum = sums->loss, .faults = sums->faults, .x = head->loss, .count = (size_t)count});
 }
 
-static int chunk_rows(const struct micro_batch *batch, int first) {
+static int chunk_rows(const struct head *head, const struct micro_batch *batch, int first) {
   int left = batch->label_count - first;
-  return left < LOGIT_ROWS ? left : LOGIT_ROWS;
+  return left < head->chunk ? left : head->chunk;
 }
 
 int head_loss(struct head *head, const struct micro_batch *batch, struct gradient_sums *sums) {
-  for (int first = 0; first < batch->label_count; first += LOGIT_ROWS)
-    TRY(chunk_loss(head, batch, first, chunk_rows(batch, first), NULL, sums));
+  for (int first = 0; first < batch->label_count; first += head->chunk)
+    TRY(chunk_loss(head, batch, first, chunk_rows(head, batch, first), NULL, sums));
   return OK;
 }
 
 static int loss_backward(struct head *head, const struct micro_batch *batch, struct gradient_sums *sums) {
-  for (int first = 0; first < batch->label_count; first += LOGIT_ROWS) {
-    int count = chunk_rows(batch, first);
+  for (int first = 0; first < batch->label_count; first += head->chunk) {
+    int count = chunk_rows(head, batch, first);
     TRY(chunk_loss(head, batch, first, count, head->dlogits, sums));
     TRY(device_frozen_input_grad(head->device,
                                  &(struct frozen_input_grad_args){.dx = hidden_rows(head, head->dy, first),

@@ -4,7 +4,7 @@
  *
  *   y = mix( norm_backbone(h_L), U · norm_side(s_L) + b ),  logits = W_head · y,  loss = cross entropy
  *
- * All of it on label rows alone (n = batch->label_count), and logits on LOGIT_ROWS rows at a time: they never exist for
+ * All of it on label rows alone (n = batch->label_count), and logits on `chunk` rows at a time: they never exist for
  * all positions. The head is frozen; its input gradient is the only thing that passes through it.
  */
 #ifndef QST_HEAD_H
@@ -18,6 +18,7 @@ struct head {
   struct backbone *backbone;
   struct side *side; /**< NULL: the backbone alone, y = norm(h_L) */
   int capacity;
+  int chunk; /**< the device's logit_rows, or all where there are fewer */
   /* act [capacity, hidden] */
   const void *y; /**< `mixed`, or the taps' normed without a side network */
   void *lifted;  /**< U · norm_side(s) + b */
@@ -26,9 +27,9 @@ struct head {
   /* act [capacity, width]; rstd [capacity] */
   void *s_picked, *s_normed, *ds_picked;
   float *s_rstd;
-  float *logits; /**< [LOGIT_ROWS, vocabulary] */
+  float *logits; /**< [chunk, vocabulary] */
   void *dlogits; /**< act like logits; training only */
-  float *loss;   /**< [LOGIT_ROWS] */
+  float *loss;   /**< [chunk] */
 };
 
 int head_open(struct head *head, struct backbone *backbone, struct side *side, int capacity);
@@ -38,7 +39,7 @@ void head_close(struct head *head);
  *  must stay until head_backward(). */
 int head_forward(struct head *head, const struct micro_batch *batch, const struct taps *taps, const void *s);
 
-/** Logits of label rows first .. first + count (count ≤ LOGIT_ROWS) into head->logits. After head_forward(). */
+/** Logits of label rows first .. first + count (count ≤ head->chunk) into head->logits. After head_forward(). */
 int head_logits(struct head *head, int first, int count);
 
 /** Adds the loss in nats, summed over the label rows, to *sums->loss. After head_forward(). */

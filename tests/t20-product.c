@@ -457,7 +457,7 @@ static int fixture_open(struct fixture *fixture, const char *isa, const char *ac
                                      .cpu_isa = isa,
                                      .act = act,
                                      .threads = thread_numbers[d],
-                                     .limits = {.rows = 8192, .logit_rows = 256, .hidden = 576, .vocabulary = 9001}};
+                                     .limits = {.rows = 8192, .hidden = 576, .vocabulary = 9001}};
     TRY(device_open(&fixture->devices[d], &options));
   }
   fixture->act = fixture->devices[0]->act;

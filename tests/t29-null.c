@@ -8,6 +8,7 @@
 #include "check.h"
 #include "device_memory.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/cuda/workspace.h"
 #include "kernels/null/null.h"
 
 /* 1 TFLOP/s of products, 0.1 of the rest, 100 GB/s, 1 us a launch, as measured: no fractions of peaks. */
@@ -259,11 +260,12 @@ static void test_cuda_workspace(struct device_options *options) {
   options->name = "null";
   CHECK_OK(hardware_find("l40s", &options->hardware));
   CHECK_OK(device_open(&null, options));
-  CHECK(null->act == DTYPE_BF16);
+  CHECK(null->act == DTYPE_BF16 && null->logit_rows == CUDA_LOGIT_ROWS);
   if (testing_cuda()) {
     options->name = "cuda";
     CHECK_OK(device_open(&cuda, options));
-    CHECK(cuda->act == null->act && cuda->allocated[MEMORY_WORKSPACE] == null->allocated[MEMORY_WORKSPACE]);
+    CHECK(cuda->act == null->act && cuda->logit_rows == null->logit_rows);
+    CHECK(cuda->allocated[MEMORY_WORKSPACE] == null->allocated[MEMORY_WORKSPACE]);
     device_close(&cuda);
   }
   device_close(&null);
@@ -277,7 +279,7 @@ static void test_workspace(void) {
   CHECK_OK(device_open(&cpu, &options));
   options.name = "null", options.hardware = &plain;
   CHECK_OK(device_open(&null, &options));
-  CHECK(cpu->act == null->act);
+  CHECK(cpu->act == null->act && cpu->logit_rows == null->logit_rows);
   CHECK(cpu->allocated[MEMORY_WORKSPACE] == null->allocated[MEMORY_WORKSPACE]);
   device_close(&cpu);
   device_close(&null);

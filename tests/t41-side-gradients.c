@@ -201,6 +201,16 @@ static bool same(const int64_t *a, const int64_t *b, size_t count) {
   return memcmp(a, b, count * sizeof *a) == 0;
 }
 
+/* With the head's label rows in chunks of 3. */
+static int64_t *in_chunks(struct tiny *tiny, const struct token_file *data) {
+  int chunk = tiny->head.chunk;
+  tiny_zero_sums(tiny);
+  tiny->head.chunk = 3;
+  train_on(tiny, data, 0, 4);
+  tiny->head.chunk = chunk;
+  return tiny_sums(tiny);
+}
+
 static void check_sums(const char *name, const struct tiny_path *path) {
   struct safetensors *reference = reference_open(name);
   struct token_file data = reference_rows(reference);
@@ -212,15 +222,17 @@ static void check_sums(const char *name, const struct tiny_path *path) {
   train_on(&tiny, &data, 0, 4);
   int64_t *whole = tiny_sums(&tiny), *two = two_micro_batches(&tiny, &data, false, false);
   int64_t *swapped = two_micro_batches(&tiny, &data, true, false);
-  int64_t *more = two_micro_batches(&tiny, &data, false, true);
+  int64_t *more = two_micro_batches(&tiny, &data, false, true), *chunks = in_chunks(&tiny, &data);
   /* Each sample is computed alike in any company; only the sums over rows are rounded elsewhere. */
   CHECK(difference(two, whole, count) <= (path == &plain_path ? 1e-6 : 1e-5));
+  CHECK(difference(chunks, whole, count) <= (path == &plain_path ? 1e-6 : 1e-5));
   CHECK(same(swapped, two, count));
   CHECK(same(more, two, count));
   free(whole);
   free(two);
   free(swapped);
   free(more);
+  free(chunks);
   free(flat);
   tiny_close(&tiny);
   token_file_free(&data);

@@ -312,8 +312,8 @@ static inline float *tiny_logits(struct tiny *tiny) {
   size_t cols = (size_t)tiny->backbone.config.vocabulary;
   int total = tiny->batch.label_count;
   float *out = calloc((size_t)total * cols + 1, sizeof *out);
-  for (int first = 0; first < total; first += LOGIT_ROWS) {
-    int count = total - first < LOGIT_ROWS ? total - first : LOGIT_ROWS;
+  for (int first = 0; first < total; first += tiny->head.chunk) {
+    int count = total - first < tiny->head.chunk ? total - first : tiny->head.chunk;
     CHECK_OK(head_logits(&tiny->head, first, count));
     CHECK_OK(device_download(tiny->device, out + (size_t)first * cols, tiny->head.logits,
                              (size_t)count * cols * sizeof *out));

@@ -155,6 +155,7 @@ int cpu_open(struct device *device, const struct device_options *options) {
   device->state = state;
   device->memory = &cpu_memory;
   device->reads_host = true;
+  device->logit_rows = CPU_LOGIT_ROWS;
   TRY(choose_isa(&state->isa, options->cpu_isa));
   TRY(choose_act(&device->act, options->act, state->isa));
   device->operations = isa_operations[state->isa];

@@ -57,6 +57,9 @@ bool cpu_present(void);
  *  this machine lacks. */
 int cpu_open(struct device *device, const struct device_options *options);
 
+/** Rows of logits at a time: with fewer the head's weights, read once a chunk, cost more than its products. */
+enum { CPU_LOGIT_ROWS = 256 };
+
 /** What a plan needs to know without opening the device: the bytes of its workspace with `threads` threads, and the
  *  activation type of these options. */
 size_t cpu_workspace_bytes(const struct device_limits *limits, int threads);

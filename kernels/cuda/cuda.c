@@ -178,6 +178,7 @@ int cuda_open(struct device *device, const struct device_options *options) {
   device->memory = &cuda_memory;
   device->operations = &cuda_operations;
   device->lanes_overlap = true;
+  device->logit_rows = CUDA_LOGIT_ROWS;
   TRY(choose_act(&device->act, options->act));
   const struct device_limits *limits = &options->limits;
   if (limits->rows < 0 || limits->hidden < 0 || limits->side_hidden < 0)

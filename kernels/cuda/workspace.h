@@ -21,6 +21,10 @@ enum {
   SQUARE_BLOCKS = 256,
 };
 
+/** Rows of logits at a time. The head's input gradient is as narrow as the model: at a hidden size of 4096 so many rows are 128
+ *  tiles of 128 x 256, and large GPUs have 100 to 150 multiprocessors. */
+enum { CUDA_LOGIT_ROWS = 1024 };
+
 /** Elements of a lane's dequantized weights and of the fp32 sums of a product with a bias: the limits say how large products
  *  get; a workspace for less than all of one makes it a few smaller ones. */
 static inline size_t cuda_weight_count(const struct device_limits *limits) {

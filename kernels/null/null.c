@@ -167,10 +167,11 @@ bool null_present(void) {
   return false;
 }
 
-/* The act type and workspace of the device it stands for. */
+/* The act type, chunks of logits and workspace of the device it stands for. */
 static int imitate(struct device *device, const struct device_options *options) {
   struct null_state *state = null_state(device);
   bool is_gpu = state->hardware->is_gpu;
+  device->logit_rows = is_gpu ? CUDA_LOGIT_ROWS : CPU_LOGIT_ROWS;
   if (is_gpu && options->limits.fp8 && state->hardware->matrix_fp8 <= 0)
     return fail(ERR_USAGE, "--backbone-compute fp8: %s cannot: use bf16", state->hardware->name);
   if (is_gpu)
