@@ -142,9 +142,9 @@ int plan_choose(struct plan_request *request, struct options *options) {
   if (!best.possible) return refusal; /* with its message */
   if (best.tokens_per_second <= 0)
     return fail(ERR_MEMORY,
-                "nothing that was tried fits in the memory of %d ranks: more or larger machines are needed, or "
-                "shorter rows",
-                plan_ranks(request));
+                "nothing that was tried fits in the memory of %d ranks of %.1f GB: more or larger machines are needed, "
+                "or shorter rows",
+                plan_ranks(request), request->machine.hardware.memory / 1e9);
   request->stages = best.stages;
   request->placement = best.placement;
   options->pipeline_stages = best.stages;

@@ -3,9 +3,9 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/error.h"
+#include "base/host_memory.h"
 #include "base/memory.h"
 #include "base/threads.h"
 
@@ -111,13 +111,12 @@ int machine_open(struct machine *out, const struct options *options) {
 static const double CORE_PRODUCT = 4e11, CORE_COPY = 3.6e10;
 
 static struct hardware this_cpu(int threads, int ranks) {
-  double memory = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
   return (struct hardware){.name = "cpu",
                            .achieved = true,
                            .matrix_bf16 = CORE_PRODUCT * threads,
                            .vector = CORE_PRODUCT * threads,
                            .memory_bandwidth = CORE_COPY * threads,
-                           .memory = 0.9 * memory / ranks,
+                           .memory = 0.9 * host_memory() / ranks,
                            .host = {.bandwidth = CORE_COPY * threads},
                            .node = SHARED_MEMORY,
                            .network = ethernet_of(ranks)};

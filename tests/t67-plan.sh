@@ -94,6 +94,8 @@ grep -qE "^planned +--pipeline-stages [12] " "$work/err" || die "no choice was s
 same_run "$work/one" "$work/two" 3
 "$QST" train "${auto[@]}" --micro-batch-tokens auto --out "$work/three" 2>"$work/err"
 grep -qE "^micro-batch-tokens = [0-9]+$" "$work/three/options" || die "options: $(cat "$work/three/options")"
+# a cpu has no more than Slurm gave the job (t04 has what cgroups leave)
+SLURM_MEM_PER_NODE=1 fails "fits in the memory of 1 ranks of 0.0 GB" "$QST" train "${auto[@]}" --micro-batch-tokens auto --out "$work/four"
 fails "give taps a number" "$QST" taps --pipeline-stages auto --backbone "$work/b.h5" --data "$work/t.h5" --taps "$work/taps"
 
 # scaling to 1,024 nodes, with what was measured beside it
