@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "base/log.h"
 #include "check.h"
 #include "device_memory.h"
 #include "kernels/device.h"
@@ -504,6 +505,7 @@ int main(void) {
     test_all(isas[isa], "fp32", &tried);
     test_all(isas[isa], "bf16", &tried);
   }
+  CHECK(!log_unshared()); /* cuBLASLt was asked for nothing that it refuses */
   if (testing_cuda()) test_without_algorithms(&tried);
   CHECK(tried >= 2);
   return check_result();

@@ -213,8 +213,10 @@ static int ask(struct device *device, const struct task *t, struct kept *out) {
   TRY(prefer(&preference, &out->shape));
   cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(cuda_blas(device)->handle, &call.operation, &call.b, &call.a,
                                                          &call.c, &call.c, &preference, 1, &best, &found);
-  out->refused = status == CUBLAS_STATUS_NOT_SUPPORTED || found == 0 || best.state != CUBLAS_STATUS_SUCCESS;
-  if (status != CUBLAS_STATUS_SUCCESS && status != CUBLAS_STATUS_NOT_SUPPORTED)
+  bool refused =
+      status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE; /* as versions differ */
+  out->refused = refused || found == 0 || best.state != CUBLAS_STATUS_SUCCESS;
+  if (status != CUBLAS_STATUS_SUCCESS && !refused)
     return fail(ERR_SYSTEM, "cuda: cuBLASLt could not choose how to multiply %d x %d x %d (status %d)", t->m, t->n,
                 t->k, (int)status);
   if (!out->refused) out->algorithm = best.algo;
@@ -286,8 +288,8 @@ int cuda_run_task(struct device *device, const struct task *t) {
   if (t->m == 0 || t->n == 0) return OK;
   const struct task like = task_like(device, t);
   TRY(find_algorithm(device, &like, &found));
-  if (found.refused) return multiply_plainly(device, t);
   if (cuda_context(device)->prepares) return OK;
+  if (found.refused) return multiply_plainly(device, t);
   TRY(describe_call(&call, t, device->act));
   cublasStatus_t status = multiply(device, t, &call, &found);
   if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) {
