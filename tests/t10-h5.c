@@ -131,6 +131,50 @@ static void test_damage(void) {
   free(path);
 }
 
+/* Where a group has more datasets than fit into its header, HDF5 keeps them in a tree of their own. */
+enum { MANY = 20 };
+
+static int write_many(const char *path) {
+  struct h5_file *file;
+  char name[32];
+  TRY(h5_create(&file, path, "qst-sample", 2));
+  int status = OK;
+  for (int i = 0; status == OK && i < MANY; i++) {
+    snprintf(name, sizeof name, "/many/%02d", (7 * i) % MANY);
+    status = h5_write(file, name, H5_U8, 5, 0, "bytes");
+  }
+  if (status == OK) return h5_publish(&file);
+  h5_close(&file);
+  return status;
+}
+
+static int expect_next(void *context, struct h5_file *file, const struct h5_dataset *dataset) {
+  char name[32];
+  (void)file;
+  snprintf(name, sizeof name, "/many/%02d", (*(int *)context)++);
+  CHECK(strcmp(name, dataset->name) == 0);
+  return OK;
+}
+
+static int list_many(const char *path) {
+  struct h5_file *file;
+  int count = 0;
+  TRY(h5_open(&file, path, "qst-sample", 2));
+  int status = h5_each(file, expect_next, &count);
+  if (status == OK) CHECK(count == MANY);
+  h5_close(&file);
+  return status;
+}
+
+/* In order, and after damage to that tree without a use of what HDF5 left unset (which AddressSanitizer sees). */
+static void test_many(void) {
+  char *path = scratch_path("many.h5");
+  CHECK_OK(write_many(path));
+  CHECK_OK(list_many(path));
+  damage_bits(path, 29, list_many);
+  free(path);
+}
+
 /* What HDF5 allows and we do not. */
 static hid_t foreign(const char *path) {
   struct h5_file *file;
@@ -231,6 +275,7 @@ int main(void) {
   test_round_trip();
   test_wrong_uses();
   test_damage();
+  test_many();
   test_foreign_contents();
   test_old_format();
   test_full_disk();
