@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "io/utf8.h"
 
 int json_read(const char *text, size_t size, json_t **out) {
@@ -27,6 +28,15 @@ int json_read(const char *text, size_t size, json_t **out) {
   buffer_free(&repaired);
   if (*out) return OK;
   return fail(ERR_INPUT, "not valid JSON at line %d, column %d: %s", error.line, error.column, error.text);
+}
+
+int json_read_file(const char *path, uint64_t limit, json_t **out) {
+  struct buffer text = {0};
+  *out = NULL;
+  int status = file_read(path, limit, &text);
+  if (status == OK) status = fail_at(json_read(text.data, text.size, out), "%s", path);
+  buffer_free(&text);
+  return status;
 }
 
 const char *json_text(const json_t *object, const char *key) {

@@ -7,6 +7,7 @@
 
 #include <jansson.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "base/memory.h"
 
@@ -14,6 +15,9 @@
  *  8.1). ERR_INPUT says what is wrong and at which line and
  *  column. Caller: json_decref(*out). */
 int json_read(const char *text, size_t size, json_t **out);
+
+/** A whole file of JSON of at most `limit` bytes. ERR_INPUT names the path, and why it cannot be read or what is wrong. */
+int json_read_file(const char *path, uint64_t limit, json_t **out);
 
 /** The text of a field; NULL when it is absent or no text. May hold 0 bytes: json_string_length(). */
 const char *json_text(const json_t *object, const char *key);

@@ -1,6 +1,5 @@
 #include "plan_hardware.h"
 
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,6 +7,9 @@
 #include "base/host_memory.h"
 #include "base/memory.h"
 #include "base/threads.h"
+#include "io/json_read.h"
+
+enum { RESULTS_LIMIT = 64 << 20 };
 
 /* Between ranks of one host messages are copies in its memory, and between hosts of cpus there is some Ethernet. */
 static const struct wire SHARED_MEMORY = {.bandwidth = 4e9, .latency = 5e-6};
@@ -55,11 +57,10 @@ static int read_cases(const json_t *root, const char *path, struct machine *out)
 }
 
 static int read_calibration(const char *path, struct machine *out) {
-  json_error_t error;
-  json_t *root = json_load_file(path, 0, &error);
+  json_t *root;
   double product, copy;
   int status;
-  if (!root) return fail(ERR_INPUT, "%s: line %d: %s", path, error.line, error.text);
+  TRY(json_read_file(path, RESULTS_LIMIT, &root));
   TRY_GOTO(status, cleanup, read_number(root, "product_gflops", path, &product));
   TRY_GOTO(status, cleanup, read_number(root, "copy_gbytes", path, &copy));
   out->hardware.matrix_bf16 = out->hardware.vector = product * 1e9;

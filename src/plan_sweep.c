@@ -5,6 +5,9 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "io/json_read.h"
+
+enum { RESULTS_LIMIT = 64 << 20 };
 
 static const struct variant {
   const char *name;
@@ -142,9 +145,8 @@ static int read_points(const struct plan_request *request, const json_t *points,
 }
 
 static int read_measured(const struct plan_request *request, const char *path, struct sweep *sweep) {
-  json_error_t error;
-  json_t *root = json_load_file(path, 0, &error);
-  if (!root) return fail(ERR_INPUT, "%s: line %d: %s", path, error.line, error.text);
+  json_t *root;
+  TRY(json_read_file(path, RESULTS_LIMIT, &root));
   int status = read_points(request, json_object_get(root, "points"), path, sweep);
   json_decref(root);
   return status;

@@ -2,6 +2,7 @@
 #include "commands/inspect.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,17 +16,20 @@
 
 enum { TEXT_ENTRIES = 24, INDENT = 2, NAME_WIDTH = 44 };
 
-void inspect_set_text(json_t *object, const char *key, const char *text) {
+/* What is no UTF-8 with ? for all that is not ASCII. */
+static json_t *text_of(const char *text) {
   json_t *value = json_string(text);
-  if (value) {
-    json_object_set_new(object, key, value);
-    return;
-  }
+  if (value) return value;
   char *ascii = strdup(text);
   for (char *at = ascii; at && *at; at++)
     if ((unsigned char)*at > 0x7e) *at = '?';
-  json_object_set_new(object, key, ascii ? json_string(ascii) : json_null());
+  value = ascii ? json_string(ascii) : json_null();
   free(ascii);
+  return value;
+}
+
+void inspect_set_text(json_t *object, const char *key, const char *text) {
+  json_object_set_new(object, key, text_of(text));
 }
 
 void inspect_set_integer(json_t *object, const char *key, int64_t value) {
@@ -35,8 +39,7 @@ void inspect_set_integer(json_t *object, const char *key, int64_t value) {
 void inspect_damaged(json_t *out, const char *line) {
   json_t *lines = json_object_get(out, "damaged");
   if (!lines) json_object_set_new(out, "damaged", lines = json_array());
-  json_t *text = json_string(line);
-  json_array_append_new(lines, text ? text : json_string("a part whose name is not UTF-8"));
+  json_array_append_new(lines, text_of(line));
 }
 
 /* ---- which kind ---- */
@@ -239,7 +242,7 @@ static int run(const struct options *options) {
   if (status == OK && options->json) status = print_json(files);
   for (size_t i = 0; status == OK && !options->json && i < json_array_size(files); i++)
     print_text(json_array_get(files, i));
-  if (status == OK && fflush(stdout) != 0) status = fail(ERR_SYSTEM, "the description cannot be written");
+  if (status == OK && fflush(stdout) != 0) status = fail(ERR_SYSTEM, "standard output: %s", strerror(errno));
   if (status == OK) status = verdict(files);
   json_decref(files);
   return status;
