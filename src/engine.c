@@ -11,6 +11,7 @@
 #include "base/memory.h"
 #include "base/threads.h"
 #include "peak.h"
+#include "same_command.h"
 #include "side_source.h"
 
 /* ---- opening -------------------------------------------------------------------------------------------- */
@@ -194,6 +195,7 @@ enum placement placement_of(const struct options *options) {
 }
 
 int engine_connect(struct engine *engine) {
+  TRY(same_file(engine->grid->world, "--backbone", engine->digest));
   TRY(transport_open(&engine->world, engine->grid->world, engine->device));
   TRY(transport_open(&engine->replicas, engine->grid->stage_comm, engine->device));
   return lanes_connect(&engine->lanes, engine->grid->replica_comm);

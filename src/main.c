@@ -11,6 +11,7 @@
 #include "claim_device.h"
 #include "comm/comm.h"
 #include "commands/commands.h"
+#include "same_command.h"
 #include "signals.h"
 
 static int (*const commands[COMMAND_COUNT])(const struct options *, struct comm *) = {
@@ -30,6 +31,7 @@ static int parse_and_run(int count, char **words, struct options *options, struc
   struct buffer text = {0};
   int status = comm_agree(comm, options_parse(count, words, options, &text));
   if (count > 1 && strcmp(words[1], command_name(options->command)) == 0) *who = command_name(options->command);
+  if (status == OK) status = same_command(options, text.size > 0, comm);
   if (status == OK && text.size > 0) {
     if (comm->rank == 0) fputs(text.data, stdout);
   } else if (status == OK) {

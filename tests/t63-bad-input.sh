@@ -53,6 +53,14 @@ refused 2 "--reduction-factor" "$QST" "${options[@]}" --out "$work/none" --reduc
 refused 2 "--reduction-factor 6" "$QST" "${options[@]}" --out "$work/none" --reduction-factor 1024
 refused 1 "--micro-batch-tokens" "$QST" "${options[@]}" --out "$work/none" --micro-batch-tokens 16
 
+# Results of benchmarks.
+for bad in "$work/missing" "$work" "$work/empty" "$work/b.h5"; do
+  refused 1 "$bad: " "$QST" plan --quiet --model-shape smollm2-135m --gpu cpu --calibration "$bad"
+  refused 1 "$bad: " "$QST" plan --quiet --model-shape smollm2-135m --sweep --measured "$bad"
+done
+refused 1 "No such file" "$QST" plan --quiet --model-shape smollm2-135m --gpu cpu --calibration "$work/missing"
+refused 1 "directory" "$QST" plan --quiet --model-shape smollm2-135m --sweep --measured "$work"
+
 # Places where nothing can be written.
 refused 3 "$work/text" "$QST" "${options[@]}" --out "$work/text/run"
 refused 3 "$work/text" "$QST" quantize --quiet --model tests/fixtures/tiny-llama --out "$work/text/b.h5"
@@ -68,6 +76,21 @@ for bad in "--backbone $work/missing" "--data $work/cut.h5" "--init $work/empty"
   [[ $status != 0 && $status -lt 100 ]] || die "status $status of 3 ranks with $bad"
   [[ $(grep -c '^qst-mpi' "$work/stderr") == 1 ]] || die "not one line of ours: $(cat "$work/stderr")"
 done
+
+# Ranks that are told different things, or whose disks hold different files under one name.
+apart() {
+  local wanted=$1 text=$2 status=0
+  shift 2
+  "${mpirun[@]}" 1 "$QST" "${options[@]}" --out "$work/none" : -n 1 "$QST" "$@" >"$work/stdout" 2>"$work/stderr" || status=$?
+  [[ $status == "$wanted" ]] || die "status $status where ranks differ in $*"
+  [[ $(grep -c '^qst-mpi' "$work/stderr") == 1 ]] || die "not one line of ours: $(cat "$work/stderr")"
+  grep -qF -- "$text" "$work/stderr" || die "the line lacks '$text': $(cat "$work/stderr")"
+}
+apart 2 'has "lr = 0.004" where rank 0 has "lr = 0.003"' "${options[@]}" --out "$work/none" --lr 4e-3
+apart 2 'has "taps = (given)"' "${options[@]}" --out "$work/none" --taps "$work/store"
+apart 2 'eval" where rank 0 has' eval --backbone "$work/b.h5" --data "$work/e.h5"
+apart 1 "$work/e.h5: is not the file that rank 0 has" "${options[@]}" --out "$work/none" --data "$work/e.h5"
+apart 1 "--backbone: is not the file that rank 0 has" "${options[@]}" --out "$work/none" --backbone "$work/fp4.h5"
 
 # A full disk, as far as a limit on the size of files can play one: the line, and no temporary file.
 full() (

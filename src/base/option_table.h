@@ -35,6 +35,7 @@ struct option {
   unsigned commands; /**< which know it */
   unsigned required; /**< which cannot do without */
   bool numbers;      /**< changes the numbers of a training run */
+  bool own;          /**< may differ between the ranks of a job */
   bool automatic;    /**< an integer that may be "auto", which is kept as OPTION_AUTO */
 };
 

@@ -264,6 +264,20 @@ int options_print(const struct options *options, bool only_numbers, struct buffe
   return OK;
 }
 
+int options_print_shared(const struct options *options, struct buffer *out) {
+  for (int i = 0; i < option_count; i++) {
+    const struct option *option = &option_table[i];
+    if (!(option->commands & IN(options->command)) || option->type == OPTION_WORD || option->own) continue;
+    TRY(buffer_print(out, "%s = ", option->name));
+    if (option->type == OPTION_TEXT && !option->choices)
+      TRY(buffer_print(out, "%s", *(char **)field(options, option) ? "(given)" : "(not given)"));
+    else
+      TRY(print_value(options, option, out));
+    TRY(buffer_append(out, "\n", 1));
+  }
+  return OK;
+}
+
 /* ---- the command line ----------------------------------------------------------------------------------- */
 
 /* `value`: what followed "=", or NULL; `next`: the word after, or NULL. *used: `next` was the value. */

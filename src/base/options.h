@@ -107,6 +107,10 @@ void options_free(struct options *options);
  *  (no paths, no machine settings). Parsing the result as a config file gives the same options. */
 int options_print(const struct options *options, bool only_numbers, struct buffer *out);
 
+/** What all ranks of a job must have in common, a line an option: its value, of names (a path may be another on each node)
+ *  whether there is one. */
+int options_print_shared(const struct options *options, struct buffer *out);
+
 /** Takes the values of those "key = value" lines into `options` (for settings stored in our own files). `where` is put
  *  in front of errors. Keys unknown to the command are errors. */
 int options_read(struct options *options, const char *lines, const char *where);

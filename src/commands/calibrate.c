@@ -9,6 +9,7 @@
 #include "commands/data.h"
 #include "directions.h"
 #include "principal.h"
+#include "same_command.h"
 
 struct calibrate_run {
   struct grid grid;
@@ -39,6 +40,7 @@ static int run_all(struct calibrate_run *run, const struct options *options, str
     return comm_agree(comm, fail(ERR_USAGE, "--pipeline-stages auto is planned for train: give calibrate a number"));
   TRY(grid_open(&run->grid, comm, (int)options->pipeline_stages, placement_of(options)));
   TRY(comm_agree(comm, open_all(run, options)));
+  TRY(same_file(comm, options->data, run->data.digest));
   TRY(engine_connect(&run->engine));
   engine_banner(&run->engine);
   TRY(directions_make(&run->engine, options, &run->data, run->frozen));

@@ -8,6 +8,7 @@
 #include "commands/data.h"
 #include "evaluate.h"
 #include "exact_match.h"
+#include "same_command.h"
 
 struct eval_run {
   struct grid grid;
@@ -65,6 +66,7 @@ static int print(const struct eval_run *run, const struct options *options) {
 static int evaluate(struct eval_run *run, const struct options *options, struct comm *comm) {
   TRY(grid_open(&run->grid, comm, 1, PLACE_STAGES));
   TRY(comm_agree(comm, open_all(run, options)));
+  TRY(same_file(comm, options->data, run->data.digest));
   TRY(engine_connect(&run->engine));
   engine_banner(&run->engine);
   TRY(evaluate_loss(&run->engine, &run->data, run->rows, &run->evaluation));

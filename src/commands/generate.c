@@ -12,6 +12,7 @@
 #include "commands/commands.h"
 #include "commands/prompts.h"
 #include "generator.h"
+#include "same_command.h"
 
 struct generation {
   struct grid grid;
@@ -155,6 +156,7 @@ cleanup:
 static int run_all(struct generation *run, const struct options *options, struct comm *comm) {
   TRY(grid_open(&run->grid, comm, 1, PLACE_STAGES));
   TRY(comm_agree(comm, open_all(run, options, comm)));
+  TRY(same_file(comm, options->backbone, run->engine.digest));
   TRY(comm_agree(comm, generate(run, options)));
   if (options->in) return write_rows(run, options, comm);
   if (comm->rank != 0) return OK;

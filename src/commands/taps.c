@@ -13,6 +13,7 @@
 #include "io/disk_probe.h"
 #include "io/tap_prune.h"
 #include "principal.h"
+#include "same_command.h"
 #include "tap_store.h"
 
 /* Rows are planned in groups of a fixed number, so that memory does not grow with the data. */
@@ -140,6 +141,7 @@ static int fill(struct taps_run *run, const struct options *options, struct comm
     return comm_agree(comm, fail(ERR_USAGE, "--pipeline-stages auto is planned for train: give taps a number"));
   TRY(grid_open(&run->grid, comm, (int)options->pipeline_stages, placement_of(options)));
   TRY(comm_agree(comm, open_all(run, options)));
+  TRY(same_file(comm, options->data, run->data.digest));
   TRY(engine_connect(&run->engine));
   TRY(open_directions(run, options));
   TRY(comm_agree(comm, open_store(run, options)));

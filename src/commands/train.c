@@ -7,6 +7,7 @@
 #include "commands/data.h"
 #include "plan_hardware.h"
 #include "run_folder.h"
+#include "same_command.h"
 #include "signals.h"
 #include "time_limit.h"
 #include "trainer.h"
@@ -111,6 +112,8 @@ static int choose(struct options *options, struct comm *comm, const struct train
 static int run(struct engine *engine, struct options *options, struct comm *comm, struct grid *grid,
                struct training_data *data) {
   TRY(comm_agree(comm, read_data(options, data)));
+  TRY(same_file(comm, options->data, data->train.digest));
+  if (options->eval_data) TRY(same_file(comm, options->eval_data, data->eval.digest));
   TRY(take_resumed(options, comm));
   TRY(choose(options, comm, data));
   TRY(grid_open(grid, comm, (int)options->pipeline_stages, placement_of(options)));
