@@ -235,6 +235,23 @@ static int check_ids(const struct chat_row *row, int32_t vocabulary) {
   return OK;
 }
 
+static bool is_space(char c) {
+  return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+}
+
+/* What to do about the files of other programs: one array of rows, or rows over many lines. Otherwise `status` stays. */
+static int explain_layout(const char *line, size_t size, int status) {
+  while (size > 0 && is_space(*line)) line++, size--;
+  while (size > 0 && is_space(line[size - 1])) size--;
+  if (size > 0 && line[0] == '[')
+    return fail(ERR_INPUT,
+                "an array begins here, but a row is one JSON object on one line: jq -c '.[]' FILE writes the "
+                "rows of an array so");
+  if (size > 0 && line[0] == '{' && line[size - 1] != '}')
+    return fail_at(status, "the row does not end on its line (jq -c . FILE writes each on one)");
+  return status;
+}
+
 static int read_row(const struct tokenizer *tokenizer, const json_t *object, const struct chat_options *options,
                     struct chat_row *out) {
   int32_t end = -1;
@@ -258,6 +275,7 @@ int chat_row_parse(const struct tokenizer *tokenizer, const char *line, size_t s
   json_t *object = NULL;
   chat_row_clear(out);
   int status = json_read(line, size, &object);
+  if (!json_is_object(object)) status = explain_layout(line, size, status);
   if (status == OK) status = read_row(tokenizer, object, options, out);
   if (status == OK) status = check_ids(out, vocabulary);
   json_decref(object);

@@ -174,7 +174,9 @@ static void check_faults(const struct tokenizer *tokenizer) {
   } faults[] = {
       {"", "not valid JSON"},
       {"{\"text\":\"a\"", "not valid JSON"},
-      {"[1]", "not a JSON object"},
+      {"[1]", "jq -c '.[]'"},
+      {"\t[ {\"text\": \"a\"},\r\n", "jq -c '.[]'"},
+      {"{ \r\n", "(jq -c . FILE writes each on one): not valid JSON"},
       {"{}", "none of"},
       {"{\"text\":1}", "\"text\" is not a text"},
       {"{\"text\":\"\\ud800\"}", "not valid JSON"},
