@@ -13,8 +13,8 @@ static int count_replicas(const struct comm *world, int stages, int *replicas) {
     if (world->size % n == 0)
       status = buffer_print(&fitting, "%s%d", n == 1 ? "" : n == world->size ? " or " : ", ", n);
   if (status == OK)
-    status = fail(ERR_USAGE, "%d ranks do not divide into %d pipeline stages: take %s stages (--pipeline-stages)",
-                  world->size, stages, fitting.data);
+    status = fail(ERR_USAGE, "--pipeline-stages %d: %d rank%s not divide into so many stages: take %s, or other ranks",
+                  stages, world->size, world->size == 1 ? " does" : "s do", fitting.data);
   buffer_free(&fitting);
   return status;
 }

@@ -37,8 +37,8 @@ static void test_refusals(struct comm *world) {
   CHECK(!part);
   CHECK_FAILS(ERR_INTERNAL, "0 stages", grid_open(&grid, world, 0, PLACE_STAGES));
   CHECK_FAILS(ERR_USAGE,
-              world->size == 1   ? "take 1 stages"
-              : world->size == 4 ? "take 1, 2 or 4 stages"
+              world->size == 1   ? "1 rank does not divide into so many stages: take 1, or other ranks"
+              : world->size == 4 ? "take 1, 2 or 4, or other ranks"
                                  : "take 1 or ",
               grid_open(&grid, world, world->size + 1, PLACE_STAGES));
   grid_close(&grid);
