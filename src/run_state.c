@@ -69,11 +69,21 @@ static int upload(struct run_state *run) {
   return optimizer_upload(run->optimizer, run->own.m, run->own.v);
 }
 
+/* "key = value" lines of these sizes: the same, or the same number written otherwise. */
+static bool same_line(const char *ours, size_t a, const char *theirs, size_t b) {
+  if (a == b && memcmp(ours, theirs, a) == 0) return true;
+  const char *value = memchr(ours, '=', a);
+  size_t key = value ? (size_t)(value + 1 - ours) : a;
+  char *end, *their_end;
+  if (!value || b <= key || memcmp(ours, theirs, key) != 0) return false;
+  return strtod(ours + key, &end) == strtod(theirs + key, &their_end) && end == ours + a && their_end == theirs + b;
+}
+
 /* The first line of `ours` that is not in `theirs`, into `line`; false when there is none. */
 static bool differing_line(const char *ours, const char *theirs, char *line, size_t size) {
   while (*ours && *theirs) {
     size_t a = strcspn(ours, "\n"), b = strcspn(theirs, "\n");
-    if (a != b || memcmp(ours, theirs, a) != 0) break;
+    if (!same_line(ours, a, theirs, b)) break;
     ours += a + (ours[a] != 0);
     theirs += b + (theirs[b] != 0);
   }

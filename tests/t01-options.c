@@ -163,6 +163,8 @@ static void test_round_trip(void) {
   buffer_clear(&second);
   CHECK_OK(options_print(&options, true, &second));
   CHECK(strstr(second.data, "lr = 0.1\n") && strstr(second.data, "global-batch = 16\n"));
+  CHECK(strstr(second.data, "epochs = 1\n") && strstr(second.data, "epsilon = 1e-08\n"));
+  CHECK(strstr(first.data, "comm-timeout = 600\n"));
   CHECK(!strstr(second.data, "out") && !strstr(second.data, "threads") && !strstr(second.data, "resume"));
   CHECK_FAILS(ERR_USAGE, "stored:1: lrr", options_read(&again, "lrr = 1\n", "stored"));
   check_as_config(&first);

@@ -223,9 +223,10 @@ static int read_config(struct parser *parser) {
   return status;
 }
 
-/* A number as short as it can be and still read back the same. */
+/* A number as short as it can be and still read back the same; 600, not 6e+02. */
 static int print_real(double number, struct buffer *out) {
   char text[32];
+  if (fabs(number) < 1e15 && number == floor(number)) return buffer_print(out, "%.0f", number);
   for (int digits = 1; digits <= 17; digits++) {
     snprintf(text, sizeof text, "%.*g", digits, number);
     if (strtod(text, NULL) == number) break;
