@@ -7,15 +7,15 @@
 
 static volatile sig_atomic_t arrived;
 
-static void note(int signal_number) {
-  (void)signal_number;
-  arrived = 1;
-}
-
 static void clean_up_and_die(int signal_number) {
   file_remove_temporaries(); /* unlink() alone. NOLINT(bugprone-signal-handler) */
   signal(signal_number, SIG_DFL);
   raise(signal_number);
+}
+
+static void note(int signal_number) {
+  arrived = 1;
+  if (signal_number == SIGINT) signal(SIGINT, clean_up_and_die); /* who presses Ctrl-C again does not want to wait */
 }
 
 void signals_clean_up(void) {
@@ -29,6 +29,12 @@ void signals_catch(void) {
   sigemptyset(&action.sa_mask);
   sigaction(SIGTERM, &action, NULL);
   sigaction(SIGUSR1, &action, NULL);
+  static const int of_terminal[] = {SIGINT, SIGHUP};
+  for (unsigned i = 0; i < sizeof of_terminal / sizeof *of_terminal; i++) {
+    struct sigaction before;
+    if (sigaction(of_terminal[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN)
+      sigaction(of_terminal[i], &action, NULL);
+  }
 }
 
 bool signals_arrived(void) {

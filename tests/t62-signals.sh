@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# SIGTERM and SIGUSR1 make a checkpoint and a clean exit with status 75, also for several ranks, and the run resumes to the
-# same bits.
+# SIGTERM, SIGUSR1, SIGHUP and Ctrl-C make a checkpoint and a clean exit with status 75, also for several ranks, and the run
+# resumes to the same bits.
 # RUN timeout=300
 . tests/tiny_run.sh
 make_tiny
@@ -17,7 +17,8 @@ wait_for_step() {
   die "$1 never came to step $2"
 }
 
-for signal in TERM USR1; do
+set -m # or what runs behind & ignores SIGINT
+for signal in TERM USR1 HUP INT; do
   run=$work/$signal
   "$QST" "${options[@]}" --out "$run" --threads 1 &
   child=$!
@@ -31,6 +32,8 @@ for signal in TERM USR1; do
   "${mpirun[@]}" 2 "$QST" "${options[@]}" --out "$run" --threads 1 --resume
   same_run "$work/whole" "$run" $steps
 done
+
+set +m
 
 # A signal while the model is loaded makes a checkpoint of step 0. Whether it comes before, during or after that is a
 # matter of milliseconds: the wait grows until it was during.
