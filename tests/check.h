@@ -10,6 +10,7 @@
 #define QST_TESTS_CHECK_H
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -26,6 +27,15 @@ static int checks_run, checks_failed;
       fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #condition); \
     }                                                                         \
   } while (0)
+
+/** AddressSanitizer watches, which makes all slower: what another case has shown it need not be shown again. */
+static inline bool under_sanitizer(void) {
+#ifdef __SANITIZE_ADDRESS__
+  return true;
+#else
+  return false;
+#endif
+}
 
 /** The call must succeed. */
 #define CHECK_OK(call)                                                                                      \

@@ -269,9 +269,11 @@ static void check_threads(const char *name, const struct tiny_path *path) {
 }
 
 int main(void) {
+  /* They take nearly all of the time, and run no code that the comparison with autograd does not. */
+  bool few_slopes = testing_cuda() || under_sanitizer();
   scratch_make();
   for (int i = 0; i < CASES; i++) {
-    check_case(cases[i], &plain_path, true);
+    check_case(cases[i], &plain_path, !few_slopes || i % 6 == 0);
     check_case(cases[i], &fast_path, false);
   }
   printf("all cases, fast path: rms %.2g, PyTorch in bf16 %.2g\n", sqrt(fast_squares / CASES),
