@@ -236,10 +236,10 @@ FUZZ_CFLAGS := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover
 FUZZ_TARGETS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 
 .PHONY: fuzz fuzz-build $(FUZZ_TARGETS)
-fuzz: ## run each fuzz target for FUZZ_SECONDS (clang)
+fuzz: ## run each fuzz target for FUZZ_SECONDS, as many at a time as there are processors (clang)
 	$(Q)$(MAKE) --no-print-directory fuzz-build CC=clang BUILD=$(FUZZ_BUILD) CFLAGS="$(FUZZ_CFLAGS)"
-	$(Q)for target in $(call selected,$(FUZZ_TARGETS)); do \
-	  tests/fuzz/run $(FUZZ_BUILD)/tests/fuzz/$$target $(FUZZ_SECONDS) || exit 1; done
+	$(Q)printf '%s\n' $(call selected,$(FUZZ_TARGETS)) | \
+	  xargs -P "$$(nproc)" -I{} tests/fuzz/run $(FUZZ_BUILD)/tests/fuzz/{} $(FUZZ_SECONDS)
 
 fuzz-build: $(FUZZ_TARGETS:%=$(BUILD)/tests/fuzz/%)
 
