@@ -20,13 +20,13 @@ done
 ((kills >= 3)) || die "the run was over before it could be killed: $kills times"
 [[ -e $work/killed/$last ]] || "$QST" "${options[@]}" --out "$work/killed" --threads 1 --resume
 same_run "$work/whole" "$work/killed" $steps
-[[ $(readlink "$work/killed/latest") == $last ]] || die "latest does not name the last checkpoint"
+[[ $(readlink "$work/killed/latest") == "$last" ]] || die "latest does not name the last checkpoint"
 
 # Killed between a checkpoint and its links: the links are set right, though there is nothing left to train.
-ln -sfn $before "$work/killed/latest"
-ln -sfn $before "$work/killed/best"
+ln -sfn "$before" "$work/killed/latest"
+ln -sfn "$before" "$work/killed/best"
 "$QST" "${options[@]}" --out "$work/killed" --threads 1 --resume
-[[ $(readlink "$work/killed/latest") == $last ]] || die "latest still names an older checkpoint"
+[[ $(readlink "$work/killed/latest") == "$last" ]] || die "latest still names an older checkpoint"
 [[ $(readlink "$work/killed/best") == "$(readlink "$work/whole/best")" ]] || die "best still names another checkpoint"
 ! compgen -G "$work/killed/*.tmp-*" >/dev/null || die "temporary files are left: $(ls "$work/killed")"
 echo "killed $kills times"
