@@ -35,11 +35,13 @@ enum memory_kind {
 
 /* ---- frozen weights ------------------------------------------------------------------------------------ */
 
-/** y[t] = table[tokens[t]]. */
+/** y[t] = table[tokens[t]], plus position_table[positions[t]] where there is one. */
 struct embed_args {
-  void *y;                    /**< act [rows, table->cols] */
-  const struct matrix *table; /**< WEIGHT_BF16 */
-  const int32_t *tokens;      /**< [rows], below table->rows */
+  void *y;                             /**< act [rows, table->cols] */
+  const struct matrix *table;          /**< WEIGHT_BF16 */
+  const struct matrix *position_table; /**< WEIGHT_BF16 as wide as the table, or NULL */
+  const int32_t *tokens;               /**< [rows], below table->rows */
+  const int32_t *positions;            /**< [rows], below position_table->rows; NULL without one */
   int rows;
 };
 
@@ -142,6 +144,7 @@ struct layernorm_backward_args {
   const float *w;           /**< [cols] */
   const float *mean, *rstd; /**< [rows] */
   int rows, cols;
+  bool accumulate; /**< dx += instead of dx = */
 };
 
 /* ---- attention ------------------------------------------------------------------------------------------ */
@@ -218,6 +221,20 @@ struct silu_args {
 struct silu_backward_args {
   void *dx;           /**< act [rows, cols]; may be dy */
   const void *dy, *x; /**< act [rows, cols] */
+  int rows, cols;
+};
+
+/** y = max(x, 0). */
+struct relu_args {
+  void *y;       /**< act [rows, cols]; may be x */
+  const void *x; /**< act [rows, cols] */
+  int rows, cols;
+};
+
+/** dx = dy where y > 0, else 0. */
+struct relu_backward_args {
+  void *dx;           /**< act [rows, cols]; may be dy */
+  const void *dy, *y; /**< act [rows, cols]; y = relu(x), all that is needed of x */
   int rows, cols;
 };
 
@@ -372,8 +389,8 @@ struct adamw_args {
 #define DEVICE_OPERATIONS(X)                                                                        \
   X(embed) X(frozen_linear) X(frozen_logits) X(frozen_input_grad) X(linear) X(linear_input_grad)    \
   X(linear_weight_grad) X(rmsnorm) X(rmsnorm_backward) X(layernorm) X(layernorm_backward) X(rope)   \
-  X(attention) X(attention_backward) X(swiglu) X(swiglu_backward) X(silu) X(silu_backward) X(pool)  \
-  X(gate) X(gate_backward) X(mix) X(mix_backward) X(copy_rows) X(to_act) X(from_act) X(cross_entropy) X(argmax) \
+  X(attention) X(attention_backward) X(swiglu) X(swiglu_backward) X(silu) X(silu_backward) X(relu)  \
+  X(relu_backward) X(pool) X(gate) X(gate_backward) X(mix) X(mix_backward) X(copy_rows) X(to_act) X(from_act) X(cross_entropy) X(argmax) \
   X(fixed_add) X(fixed_total) X(fixed_get) X(sum_squares) X(adamw)
 /* clang-format on */
 
