@@ -44,9 +44,11 @@ enum backbone_final { FINAL_NORM, FINAL_NORM_BIAS, FINAL_COUNT };
 
 /** Rows and columns of a layer's matrix, by configuration; 0 and 0: this model has none. */
 void backbone_matrix_shape(const struct model_config *config, enum backbone_matrix which, int *rows, int *cols);
+/** Numbers in the matrices of a layer, which are multiply-adds a token. */
+double backbone_layer_weights(const struct model_config *config);
 int backbone_vector_size(const struct model_config *config, enum backbone_vector which); /**< 0: this model has none */
-int backbone_table_rows(const struct model_config *config, enum backbone_table table);   /**< 0: it has none of its own */
-int backbone_final_size(const struct model_config *config, enum backbone_final which);   /**< 0: it has none */
+int backbone_table_rows(const struct model_config *config, enum backbone_table table); /**< 0: it has none of its own */
+int backbone_final_size(const struct model_config *config, enum backbone_final which); /**< 0: it has none */
 /** Hugging Face names: "model.layers.3.self_attn.q_proj.weight" into `name[96]`. */
 void backbone_matrix_name(enum model_family family, int layer, enum backbone_matrix which, char name[96]);
 void backbone_vector_name(enum model_family family, int layer, enum backbone_vector which, char name[96]);

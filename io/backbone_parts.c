@@ -38,6 +38,16 @@ void backbone_matrix_shape(const struct model_config *config, enum backbone_matr
   }
 }
 
+double backbone_layer_weights(const struct model_config *config) {
+  double weights = 0;
+  for (int which = 0; which < MATRIX_COUNT; which++) {
+    int rows, cols;
+    backbone_matrix_shape(config, (enum backbone_matrix)which, &rows, &cols);
+    weights += (double)rows * cols;
+  }
+  return weights;
+}
+
 int backbone_vector_size(const struct model_config *config, enum backbone_vector which) {
   if (which == VECTOR_INPUT_NORM || which == VECTOR_POST_NORM) return config->hidden;
   if (!config->attention_bias) return 0;

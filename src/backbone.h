@@ -12,13 +12,15 @@
 #include "batch.h"
 #include "io/backbone_file.h"
 #include "kernels/device.h"
+#include "norm.h"
 #include "rope_table.h"
 #include "stage.h"
 
 struct backbone_layer {
   struct matrix matrices[MATRIX_COUNT];
-  float *input_norm, *post_norm; /**< [hidden] */
-  float *qkv_bias;               /**< [q + k + v rows], or NULL */
+  struct norm input_norm, post_norm;
+  float *qkv_bias;                     /**< [q + k + v rows], or NULL */
+  float *o_bias, *up_bias, *down_bias; /**< [rows], or NULL */
 };
 
 /** Keys and values of past tokens, a layer after the other: act [layers][slots · slot_rows][2 · kv_width] with the keys
@@ -38,11 +40,12 @@ struct backbone {
   struct stage stage;
   struct backbone_layer *layers; /**< [stage_depth] */
   struct matrix embedding;       /**< bf16; of the first stage */
+  struct matrix positions;       /**< bf16; of the first stage of OPT */
   struct matrix head;            /**< bf16; of the last stage; the same memory as the embedding where both are here */
-  float *final_norm;             /**< of the last stage */
-  struct rope_table rope;
-  int capacity; /**< rows of a micro-batch */
-  /* workspace: act [capacity, …] */
+  struct norm final_norm;        /**< of the last stage */
+  struct rope_table rope;        /**< FAMILY_LLAMA alone */
+  int capacity;                  /**< rows of a micro-batch */
+  /* workspace: act [capacity, …]; gate_up with SwiGLU alone */
   void *normed, *qkv, *attended, *gate_up, *product;
   size_t weight_bytes; /**< what load() allocated for weights */
 };

@@ -254,8 +254,7 @@ double engine_loss(const struct engine *engine) {
 
 double engine_flops(const struct engine *engine, int64_t tokens, int64_t labels, double squares) {
   const struct model_config *c = &engine->backbone.config;
-  double layer = (double)backbone_qkv(c) * c->hidden + (double)c->heads * c->head_dim * c->hidden +
-                 3.0 * c->feed_forward * c->hidden;
+  double layer = backbone_layer_weights(c);
   double head = (double)c->vocabulary * c->hidden;
   double attention = 2.0 * c->layers * c->heads * c->head_dim * squares; /* 4 · Σ n²/2 */
   bool training = engine->has_side && engine->side.training;

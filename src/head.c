@@ -10,7 +10,7 @@ struct head_part {
   size_t bytes;
 };
 
-enum { HEAD_PARTS = 10 };
+enum { HEAD_PARTS = 11 };
 
 static int list_parts(struct head *head, struct head_part parts[HEAD_PARTS]) {
   size_t rows = (size_t)head->capacity, chunk = (size_t)head->chunk;
@@ -25,7 +25,9 @@ static int list_parts(struct head *head, struct head_part parts[HEAD_PARTS]) {
   parts[count++] = (struct head_part){MEMORY_SIDE, &head->mixed, wide};
   parts[count++] = (struct head_part){MEMORY_SIDE, &head->s_picked, narrow};
   parts[count++] = (struct head_part){MEMORY_SIDE, &head->s_normed, narrow};
-  parts[count++] = (struct head_part){MEMORY_SIDE, &head->s_rstd, rows * sizeof(float)};
+  parts[count++] = (struct head_part){MEMORY_SIDE, &head->s_moments.rstd, rows * sizeof(float)};
+  if (head->side->layout.final_norm.bias != SIDE_ABSENT)
+    parts[count++] = (struct head_part){MEMORY_SIDE, &head->s_moments.mean, rows * sizeof(float)};
   if (!head->side->training) return count;
   parts[count++] = (struct head_part){MEMORY_SIDE, &head->ds_picked, narrow};
   parts[count++] = (struct head_part){MEMORY_SIDE, &head->dy, wide};
@@ -68,24 +70,15 @@ static int side_output(struct head *head, const struct micro_batch *batch, const
   struct side *side = head->side;
   const struct side_layout *layout = &side->layout;
   TRY(pick(head, batch, head->s_picked, s, layout->shape.width));
-  TRY(device_rmsnorm(head->device, &(struct rmsnorm_args){.y = head->s_normed,
-                                                          .rstd = head->s_rstd,
-                                                          .x = head->s_picked,
-                                                          .w = side_master(side, layout->final_norm),
-                                                          .rows = batch->label_count,
-                                                          .cols = layout->shape.width,
-                                                          .epsilon = layout->shape.norm_epsilon}));
+  struct norm norm = side_norm(side, layout->final_norm, layout->shape.norm_epsilon);
+  TRY(norm_forward(head->device, &norm, head->s_normed, &head->s_moments, head->s_picked, batch->label_count));
   return device_linear(head->device, &(struct linear_args){.y = head->lifted,
                                                            .x = head->s_normed,
-                                                           .w = side_weight(side, layout->upsample),
-                                                           .bias = side_master(side, layout->upsample_bias),
+                                                           .w = side_weight(side, layout->upsample.weight),
+                                                           .bias = side_master(side, layout->upsample.bias),
                                                            .rows = batch->label_count,
                                                            .n = layout->shape.hidden,
                                                            .k = layout->shape.width});
-}
-
-static const float *mix_weight(const struct side *side) {
-  return side->layout.mix == SIDE_ABSENT ? NULL : side_master(side, side->layout.mix);
 }
 
 int head_forward(struct head *head, const struct micro_batch *batch, const struct taps *taps, const void *s) {
@@ -98,7 +91,7 @@ int head_forward(struct head *head, const struct micro_batch *batch, const struc
   return device_mix(head->device, &(struct mix_args){.y = head->mixed,
                                                      .h = taps->normed,
                                                      .side = head->lifted,
-                                                     .weight = mix_weight(head->side),
+                                                     .weight = side_master(head->side, head->side->layout.mix),
                                                      .kind = shape->mix,
                                                      .rows = batch->label_count,
                                                      .cols = shape->hidden});
@@ -159,16 +152,15 @@ static int loss_backward(struct head *head, const struct micro_batch *batch, str
 static int mix_backward(struct head *head, const struct taps *taps, int rows) {
   struct side *side = head->side;
   int64_t weight = side->layout.mix;
-  return device_mix_backward(
-      head->device, &(struct mix_backward_args){.dside = head->dy,
-                                                .dweight = weight == SIDE_ABSENT ? NULL : side_gradient(side, weight),
-                                                .dy = head->dy,
-                                                .h = taps->normed,
-                                                .side = head->lifted,
-                                                .weight = mix_weight(side),
-                                                .kind = side->layout.shape.mix,
-                                                .rows = rows,
-                                                .cols = side->layout.shape.hidden});
+  return device_mix_backward(head->device, &(struct mix_backward_args){.dside = head->dy,
+                                                                       .dweight = side_gradient(side, weight),
+                                                                       .dy = head->dy,
+                                                                       .h = taps->normed,
+                                                                       .side = head->lifted,
+                                                                       .weight = side_master(side, weight),
+                                                                       .kind = side->layout.shape.mix,
+                                                                       .rows = rows,
+                                                                       .cols = side->layout.shape.hidden});
 }
 
 /* From the gradient of `lifted` to those of U, b, norm_side and the label rows of s_L. */
@@ -177,28 +169,28 @@ static int upsample_backward(struct head *head, int rows) {
   const struct side_layout *layout = &side->layout;
   int hidden = layout->shape.hidden, width = layout->shape.width;
   TRY(device_linear_weight_grad(head->device,
-                                &(struct linear_weight_grad_args){.dw = side_gradient(side, layout->upsample),
-                                                                  .dbias = side_gradient(side, layout->upsample_bias),
+                                &(struct linear_weight_grad_args){.dw = side_gradient(side, layout->upsample.weight),
+                                                                  .dbias = side_gradient(side, layout->upsample.bias),
                                                                   .dy = head->dy,
                                                                   .x = head->s_normed,
                                                                   .rows = rows,
                                                                   .n = hidden,
                                                                   .k = width}));
-  TRY(device_linear_input_grad(head->device, &(struct linear_input_grad_args){.dx = head->s_normed,
-                                                                              .dy = head->dy,
-                                                                              .w = side_weight(side, layout->upsample),
-                                                                              .rows = rows,
-                                                                              .n = hidden,
-                                                                              .k = width}));
-  return device_rmsnorm_backward(head->device,
-                                 &(struct rmsnorm_backward_args){.dx = head->ds_picked,
-                                                                 .dw = side_gradient(side, layout->final_norm),
-                                                                 .dy = head->s_normed,
-                                                                 .x = head->s_picked,
-                                                                 .w = side_master(side, layout->final_norm),
-                                                                 .rstd = head->s_rstd,
-                                                                 .rows = rows,
-                                                                 .cols = width});
+  TRY(device_linear_input_grad(head->device,
+                               &(struct linear_input_grad_args){.dx = head->s_normed,
+                                                                .dy = head->dy,
+                                                                .w = side_weight(side, layout->upsample.weight),
+                                                                .rows = rows,
+                                                                .n = hidden,
+                                                                .k = width}));
+  struct norm norm = side_norm(side, layout->final_norm, layout->shape.norm_epsilon);
+  return norm_backward(head->device, &norm, &head->s_moments,
+                       &(struct norm_gradient){.dx = head->ds_picked,
+                                               .dweight = side_gradient(side, layout->final_norm.weight),
+                                               .dbias = side_gradient(side, layout->final_norm.bias),
+                                               .dy = head->s_normed,
+                                               .x = head->s_picked,
+                                               .rows = rows});
 }
 
 int head_backward(struct head *head, const struct micro_batch *batch, const struct taps *taps, void *ds,
@@ -208,7 +200,7 @@ int head_backward(struct head *head, const struct micro_batch *batch, const stru
   TRY(loss_backward(head, batch, sums));
   TRY(mix_backward(head, taps, batch->label_count));
   TRY(upsample_backward(head, batch->label_count));
-  TRY(side_collect(side, side->layout.final_norm, (int64_t)side->layout.size, sums));
+  TRY(side_collect(side, side_head_begin(&side->layout), (int64_t)side->layout.size, sums));
   return device_copy_rows(head->device, &(struct copy_rows_args){.y = ds,
                                                                  .x = head->ds_picked,
                                                                  .y_index = batch->label_rows,

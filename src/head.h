@@ -24,9 +24,9 @@ struct head {
   void *lifted;  /**< U · norm_side(s) + b */
   void *mixed;   /**< mix of the two */
   void *dy;      /**< gradient of y; training only */
-  /* act [capacity, width]; rstd [capacity] */
+  /* act [capacity, width] */
   void *s_picked, *s_normed, *ds_picked;
-  float *s_rstd;
+  struct norm_moments s_moments;
   float *logits; /**< [chunk, vocabulary] */
   void *dlogits; /**< act like logits; training only */
   float *loss;   /**< [chunk] */

@@ -315,7 +315,7 @@ static int forward(struct lanes *lanes, int64_t i, bool backward) {
 
 static int head_collected(const struct lanes *lanes, const struct side_listener *listener) {
   const struct side_layout *layout = &lanes->side->layout;
-  return listener ? listener->collected(listener->context, layout->final_norm, (int64_t)layout->size) : OK;
+  return listener ? listener->collected(listener->context, side_head_begin(layout), (int64_t)layout->size) : OK;
 }
 
 static int run_backward(struct lanes *lanes, int64_t i, const struct side_listener *listener) {

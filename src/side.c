@@ -6,13 +6,13 @@
 
 /* ---- small phrases -------------------------------------------------------------------------------------- */
 
-/* y = x · w[n, k]ᵀ + bias + residual with the trained matrix at `offset`. */
-static int multiply(struct side *side, void *y, const void *x, int64_t offset, int rows, int n, int k, int64_t bias,
+/* y = x · w[n, k]ᵀ + bias + residual with the trained pair at `at` */
+static int multiply(struct side *side, void *y, const void *x, struct side_pair at, int rows, int n, int k,
                     const void *residual) {
   return device_linear(side->device, &(struct linear_args){.y = y,
                                                            .x = x,
-                                                           .w = side_weight(side, offset),
-                                                           .bias = bias == SIDE_ABSENT ? NULL : side_master(side, bias),
+                                                           .w = side_weight(side, at.weight),
+                                                           .bias = side_master(side, at.bias),
                                                            .residual = residual,
                                                            .rows = rows,
                                                            .n = n,
@@ -20,48 +20,44 @@ static int multiply(struct side *side, void *y, const void *x, int64_t offset, i
 }
 
 /* The gradient of `multiply`: dw (and dbias) from dy and x, and dx unless it is NULL. */
-static int multiply_backward(struct side *side, void *dx, const void *dy, const void *x, int64_t offset, int rows,
-                             int n, int k, int64_t bias) {
-  TRY(device_linear_weight_grad(
-      side->device, &(struct linear_weight_grad_args){.dw = side_gradient(side, offset),
-                                                      .dbias = bias == SIDE_ABSENT ? NULL : side_gradient(side, bias),
-                                                      .dy = dy,
-                                                      .x = x,
-                                                      .rows = rows,
-                                                      .n = n,
-                                                      .k = k}));
+static int multiply_backward(struct side *side, void *dx, const void *dy, const void *x, struct side_pair at, int rows,
+                             int n, int k) {
+  TRY(device_linear_weight_grad(side->device, &(struct linear_weight_grad_args){.dw = side_gradient(side, at.weight),
+                                                                                .dbias = side_gradient(side, at.bias),
+                                                                                .dy = dy,
+                                                                                .x = x,
+                                                                                .rows = rows,
+                                                                                .n = n,
+                                                                                .k = k}));
   if (!dx) return OK;
   return device_linear_input_grad(
       side->device, &(struct linear_input_grad_args){
-                        .dx = dx, .dy = dy, .w = side_weight(side, offset), .rows = rows, .n = n, .k = k});
+                        .dx = dx, .dy = dy, .w = side_weight(side, at.weight), .rows = rows, .n = n, .k = k});
 }
 
-static int normalize(struct side *side, void *y, float *rstd, const void *x, int64_t weight, int rows) {
-  return device_rmsnorm(side->device, &(struct rmsnorm_args){.y = y,
-                                                             .rstd = rstd,
-                                                             .x = x,
-                                                             .w = side_master(side, weight),
-                                                             .rows = rows,
-                                                             .cols = side->layout.shape.width,
-                                                             .epsilon = side->layout.shape.norm_epsilon});
+static int normalize(struct side *side, void *y, const struct norm_moments *moments, const void *x, struct side_pair at,
+                     int rows) {
+  struct norm norm = side_norm(side, at, side->layout.shape.norm_epsilon);
+  return norm_forward(side->device, &norm, y, moments, x, rows);
 }
 
 /* dx += gradient of `normalize` */
-static int normalize_backward(struct side *side, void *dx, const void *dy, const void *x, const float *rstd,
-                              int64_t weight, int rows) {
-  return device_rmsnorm_backward(side->device, &(struct rmsnorm_backward_args){.dx = dx,
-                                                                               .dw = side_gradient(side, weight),
-                                                                               .dy = dy,
-                                                                               .x = x,
-                                                                               .w = side_master(side, weight),
-                                                                               .rstd = rstd,
-                                                                               .rows = rows,
-                                                                               .cols = side->layout.shape.width,
-                                                                               .accumulate = true});
+static int normalize_backward(struct side *side, void *dx, const void *dy, const void *x,
+                              const struct norm_moments *moments, struct side_pair at, int rows) {
+  struct norm norm = side_norm(side, at, side->layout.shape.norm_epsilon);
+  return norm_backward(side->device, &norm, moments,
+                       &(struct norm_gradient){.dx = dx,
+                                               .dweight = side_gradient(side, at.weight),
+                                               .dbias = side_gradient(side, at.bias),
+                                               .dy = dy,
+                                               .x = x,
+                                               .rows = rows,
+                                               .accumulate = true});
 }
 
 static int rotate(struct side *side, void *qkv, const struct micro_batch *batch, bool inverse) {
   const struct side_shape *shape = &side->layout.shape;
+  if (shape->family == FAMILY_OPT) return OK; /* positions came with h_0 */
   return device_rope(side->device, &(struct rope_args){.x = qkv,
                                                        .positions = batch->positions,
                                                        .cosines = side->rope.cosines,
@@ -86,23 +82,22 @@ static int reduce(struct side *side, const struct side_layer_layout *at, struct 
   const struct side_shape *shape = &side->layout.shape;
   switch (shape->downsample) {
     case DOWNSAMPLE_ADAPTER:
-      TRY(multiply(side, down->low, h, at->adapter_a, rows, shape->rank, shape->hidden, SIDE_ABSENT, NULL));
+      TRY(multiply(side, down->low, h, at->adapter_a, rows, shape->rank, shape->hidden, NULL));
       TRY(device_silu(side->device,
                       &(struct silu_args){.y = down->activated, .x = down->low, .rows = rows, .cols = shape->rank}));
       break;
     case DOWNSAMPLE_LORA:
-      TRY(multiply(side, down->low, h, at->adapter_a, rows, shape->rank, shape->hidden, SIDE_ABSENT, NULL));
+      TRY(multiply(side, down->low, h, at->adapter_a, rows, shape->rank, shape->hidden, NULL));
       break;
     case DOWNSAMPLE_LINEAR:
-      return multiply(side, down->reduced, h, at->adapter_a, rows, shape->width, shape->hidden, SIDE_ABSENT, NULL);
+      return multiply(side, down->reduced, h, at->adapter_a, rows, shape->width, shape->hidden, NULL);
     case DOWNSAMPLE_PCA:
-      return multiply(side, down->reduced, h, at->adapter_b, rows, shape->width, shape->rank, SIDE_ABSENT, NULL);
+      return multiply(side, down->reduced, h, at->adapter_b, rows, shape->width, shape->rank, NULL);
     case DOWNSAMPLE_MAXPOOL:
     case DOWNSAMPLE_AVGPOOL:
       return OK;
   }
-  return multiply(side, down->reduced, down->activated, at->adapter_b, rows, shape->width, shape->rank, SIDE_ABSENT,
-                  NULL);
+  return multiply(side, down->reduced, down->activated, at->adapter_b, rows, shape->width, shape->rank, NULL);
 }
 
 static const void *norm_input(const struct down_activations *down, const void *h) {
@@ -112,15 +107,8 @@ static const void *norm_input(const struct down_activations *down, const void *h
 static int down_forward(struct side *side, int l, struct down_activations *down, const void *h, int rows) {
   const struct side_layer_layout *at = &side->layout.layers[l];
   TRY(reduce(side, at, down, h, rows));
-  return device_layernorm(side->device, &(struct layernorm_args){.y = down->out,
-                                                                 .mean = down->mean,
-                                                                 .rstd = down->rstd,
-                                                                 .x = norm_input(down, h),
-                                                                 .w = side_master(side, at->down_norm_w),
-                                                                 .b = side_master(side, at->down_norm_b),
-                                                                 .rows = rows,
-                                                                 .cols = side->layout.shape.width,
-                                                                 .epsilon = SIDE_LAYER_NORM_EPSILON});
+  struct norm norm = side_norm(side, at->down_norm, SIDE_LAYER_NORM_EPSILON);
+  return norm_forward(side->device, &norm, down->out, &down->moments, norm_input(down, h), rows);
 }
 
 /* Gradients of `reduce`; `d` is the gradient of `reduced`. */
@@ -128,47 +116,43 @@ static int reduce_backward(struct side *side, const struct side_layer_layout *at
                            const void *h, const void *d, int rows) {
   const struct side_shape *shape = &side->layout.shape;
   if (shape->downsample == DOWNSAMPLE_PCA)
-    return multiply_backward(side, NULL, d, h, at->adapter_b, rows, shape->width, shape->rank, SIDE_ABSENT);
-  if (at->adapter_a == SIDE_ABSENT) return OK; /* pooling has no weights */
+    return multiply_backward(side, NULL, d, h, at->adapter_b, rows, shape->width, shape->rank);
+  if (at->adapter_a.weight == SIDE_ABSENT) return OK; /* pooling has no weights */
   if (shape->downsample == DOWNSAMPLE_LINEAR)
-    return multiply_backward(side, NULL, d, h, at->adapter_a, rows, shape->width, shape->hidden, SIDE_ABSENT);
-  TRY(multiply_backward(side, side->d_low, d, down->activated, at->adapter_b, rows, shape->width, shape->rank,
-                        SIDE_ABSENT));
+    return multiply_backward(side, NULL, d, h, at->adapter_a, rows, shape->width, shape->hidden);
+  TRY(multiply_backward(side, side->d_low, d, down->activated, at->adapter_b, rows, shape->width, shape->rank));
   if (shape->downsample == DOWNSAMPLE_ADAPTER)
     TRY(device_silu_backward(
         side->device, &(struct silu_backward_args){
                           .dx = side->d_low, .dy = side->d_low, .x = down->low, .rows = rows, .cols = shape->rank}));
-  return multiply_backward(side, NULL, side->d_low, h, at->adapter_a, rows, shape->rank, shape->hidden, SIDE_ABSENT);
+  return multiply_backward(side, NULL, side->d_low, h, at->adapter_a, rows, shape->rank, shape->hidden);
 }
 
 /* `d`: gradient of D(h), [T, width]; overwritten. */
 static int down_backward(struct side *side, int l, const struct down_activations *down, const void *h, void *d,
                          int rows) {
   const struct side_layer_layout *at = &side->layout.layers[l];
-  TRY(device_layernorm_backward(side->device,
-                                &(struct layernorm_backward_args){.dx = d,
-                                                                  .dw = side_gradient(side, at->down_norm_w),
-                                                                  .db = side_gradient(side, at->down_norm_b),
-                                                                  .dy = d,
-                                                                  .x = norm_input(down, h),
-                                                                  .w = side_master(side, at->down_norm_w),
-                                                                  .mean = down->mean,
-                                                                  .rstd = down->rstd,
-                                                                  .rows = rows,
-                                                                  .cols = side->layout.shape.width}));
+  struct norm norm = side_norm(side, at->down_norm, SIDE_LAYER_NORM_EPSILON);
+  TRY(norm_backward(side->device, &norm, &down->moments,
+                    &(struct norm_gradient){.dx = d,
+                                            .dweight = side_gradient(side, at->down_norm.weight),
+                                            .dbias = side_gradient(side, at->down_norm.bias),
+                                            .dy = d,
+                                            .x = norm_input(down, h),
+                                            .rows = rows}));
   return reduce_backward(side, at, down, h, d, rows);
 }
 
 /* ---- one layer ------------------------------------------------------------------------------------------ */
 
-/* v = u + Attention(RMSNorm(u)) */
+/* v = u + Attention(norm(u)) */
 static int attention_forward(struct side *side, struct side_activations *a, int l, const struct micro_batch *batch,
                              struct kv_cache *cache) {
   const struct side_shape *shape = &side->layout.shape;
   const struct side_layer_layout *at = &side->layout.layers[l];
   int rows = batch->rows, q = shape->heads * shape->head_dim, kv = shape->kv_heads * shape->head_dim;
-  TRY(normalize(side, a->normed_u, a->rstd_u, a->u, at->input_norm, rows));
-  TRY(multiply(side, a->qkv, a->normed_u, at->qkv, rows, side_qkv(shape), shape->width, at->qkv_bias, NULL));
+  TRY(normalize(side, a->normed_u, &a->moments_u, a->u, at->input_norm, rows));
+  TRY(multiply(side, a->qkv, a->normed_u, at->qkv, rows, side_qkv(shape), shape->width, NULL));
   TRY(rotate(side, a->qkv, batch, false));
   const void *keys = device_act_at(side->device, a->qkv, (size_t)q);
   if (cache) {
@@ -195,31 +179,54 @@ static int attention_forward(struct side *side, struct side_activations *a, int 
                                                               .kv_heads = shape->kv_heads,
                                                               .head_dim = shape->head_dim,
                                                               .scale = 1.0f / sqrtf((float)shape->head_dim)}));
-  return multiply(side, a->v, a->attended, at->o, rows, shape->width, q, SIDE_ABSENT, a->u);
+  return multiply(side, a->v, a->attended, at->o, rows, shape->width, q, a->u);
 }
 
-/* s = v + SwiGLU(RMSNorm(v)) */
+/* product = swiglu(normed_v · [Wgate; Wup]ᵀ), or relu(normed_v · Wᵀ + b) */
+static int activate(struct side *side, struct side_activations *a, struct side_pair up, int rows) {
+  const struct side_shape *shape = &side->layout.shape;
+  int ff = shape->feed_forward;
+  bool relu = shape->family == FAMILY_OPT;
+  TRY(multiply(side, relu ? a->product : a->gate_up, a->normed_v, up, rows, side_up(shape), shape->width, NULL));
+  if (relu)
+    return device_relu(side->device, &(struct relu_args){.y = a->product, .x = a->product, .rows = rows, .cols = ff});
+  return device_swiglu(side->device, &(struct swiglu_args){.y = a->product, .x = a->gate_up, .rows = rows, .cols = ff});
+}
+
+/* From the gradient of `product` in d_product to that of what was activated, in *d_up. */
+static int activate_backward(struct side *side, const struct side_activations *a, int rows, void **d_up) {
+  const struct side_shape *shape = &side->layout.shape;
+  int ff = shape->feed_forward;
+  if (shape->family == FAMILY_OPT) {
+    *d_up = side->d_product;
+    return device_relu_backward(
+        side->device, &(struct relu_backward_args){
+                          .dx = side->d_product, .dy = side->d_product, .y = a->product, .rows = rows, .cols = ff});
+  }
+  *d_up = side->d_wide;
+  return device_swiglu_backward(
+      side->device, &(struct swiglu_backward_args){
+                        .dx = side->d_wide, .dy = side->d_product, .x = a->gate_up, .rows = rows, .cols = ff});
+}
+
+/* s = v + FeedForward(norm(v)) */
 static int feed_forward(struct side *side, struct side_activations *a, int l, int rows, void *s) {
   const struct side_shape *shape = &side->layout.shape;
   const struct side_layer_layout *at = &side->layout.layers[l];
-  int ff = shape->feed_forward, width = shape->width;
-  TRY(normalize(side, a->normed_v, a->rstd_v, a->v, at->post_norm, rows));
-  TRY(multiply(side, a->gate_up, a->normed_v, at->gate_up, rows, 2 * ff, width, SIDE_ABSENT, NULL));
-  TRY(device_swiglu(side->device, &(struct swiglu_args){.y = a->product, .x = a->gate_up, .rows = rows, .cols = ff}));
-  return multiply(side, s, a->product, at->down, rows, width, ff, SIDE_ABSENT, a->v);
+  TRY(normalize(side, a->normed_v, &a->moments_v, a->v, at->post_norm, rows));
+  TRY(activate(side, a, at->up, rows));
+  return multiply(side, s, a->product, at->down, rows, shape->width, shape->feed_forward, a->v);
 }
 
 /* ds ← gradient of v */
 static int feed_forward_backward(struct side *side, struct side_activations *a, int l, int rows, void *ds) {
   const struct side_shape *shape = &side->layout.shape;
   const struct side_layer_layout *at = &side->layout.layers[l];
-  int ff = shape->feed_forward, width = shape->width;
-  TRY(multiply_backward(side, side->d_product, ds, a->product, at->down, rows, width, ff, SIDE_ABSENT));
-  TRY(device_swiglu_backward(
-      side->device, &(struct swiglu_backward_args){
-                        .dx = side->d_wide, .dy = side->d_product, .x = a->gate_up, .rows = rows, .cols = ff}));
-  TRY(multiply_backward(side, side->d_width, side->d_wide, a->normed_v, at->gate_up, rows, 2 * ff, width, SIDE_ABSENT));
-  return normalize_backward(side, ds, side->d_width, a->v, a->rstd_v, at->post_norm, rows);
+  void *d_up;
+  TRY(multiply_backward(side, side->d_product, ds, a->product, at->down, rows, shape->width, shape->feed_forward));
+  TRY(activate_backward(side, a, rows, &d_up));
+  TRY(multiply_backward(side, side->d_width, d_up, a->normed_v, at->up, rows, side_up(shape), shape->width));
+  return normalize_backward(side, ds, side->d_width, a->v, &a->moments_v, at->post_norm, rows);
 }
 
 static int heads_backward(struct side *side, struct side_activations *a, const struct micro_batch *batch) {
@@ -251,12 +258,11 @@ static int attention_backward(struct side *side, struct side_activations *a, int
   const struct side_shape *shape = &side->layout.shape;
   const struct side_layer_layout *at = &side->layout.layers[l];
   int rows = batch->rows, q = shape->heads * shape->head_dim;
-  TRY(multiply_backward(side, side->d_attended, ds, a->attended, at->o, rows, shape->width, q, SIDE_ABSENT));
+  TRY(multiply_backward(side, side->d_attended, ds, a->attended, at->o, rows, shape->width, q));
   TRY(heads_backward(side, a, batch));
   TRY(rotate(side, side->d_qkv, batch, true));
-  TRY(multiply_backward(side, side->d_width, side->d_qkv, a->normed_u, at->qkv, rows, side_qkv(shape), shape->width,
-                        at->qkv_bias));
-  return normalize_backward(side, ds, side->d_width, a->u, a->rstd_u, at->input_norm, rows);
+  TRY(multiply_backward(side, side->d_width, side->d_qkv, a->normed_u, at->qkv, rows, side_qkv(shape), shape->width));
+  return normalize_backward(side, ds, side->d_width, a->u, &a->moments_u, at->input_norm, rows);
 }
 
 /* ---- the whole ------------------------------------------------------------------------------------------ */

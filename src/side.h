@@ -4,8 +4,11 @@
  *
  *   s_0 = D_1(h_0)
  *   u_l = (1 − σ(z_l)) ⊙ D_l(h_l) + σ(z_l) ⊙ s_{l−1}
- *   v_l = u_l + Attention_l(RMSNorm(u_l))
- *   s_l = v_l + SwiGLU_l(RMSNorm(v_l))                                        l = 1 … L
+ *   v_l = u_l + Attention_l(norm(u_l))
+ *   s_l = v_l + FeedForward_l(norm(v_l))                                      l = 1 … L
+ *
+ *   Its layers are of the backbone's family: RMSNorm, RoPE and SwiGLU, or LayerNorm, ReLU and biases (OPT, where positions
+ *   come with h_0).
  *
  *   D(h) = LayerNorm(B · swish(A · h)) for adapter; lora leaves out the swish, linear is LayerNorm(W · h), maxpool and
  *   avgpool are LayerNorm(pool(h)), pca is LayerNorm(B · t) with the principal components t of h (principal.h): every variant
@@ -18,6 +21,7 @@
 
 #include "backbone.h"
 #include "batch.h"
+#include "norm.h"
 #include "side_layout.h"
 #include "taps.h"
 
@@ -26,22 +30,23 @@
 
 /** What the downsample module of one tap leaves for its backward pass. */
 struct down_activations {
-  void *low;          /**< [T, k] A · h (adapter, lora) */
-  void *activated;    /**< [T, k] swish of it (adapter); the same memory as `low` for lora */
-  void *reduced;      /**< [T, width] before the LayerNorm; NULL where the tap itself is that (pooling) */
-  float *mean, *rstd; /**< [T] */
-  void *out;          /**< [T, width] D(h) */
+  void *low;       /**< [T, k] A · h (adapter, lora) */
+  void *activated; /**< [T, k] swish of it (adapter); the same memory as `low` for lora */
+  void *reduced;   /**< [T, width] before the LayerNorm; NULL where the tap itself is that (pooling) */
+  struct norm_moments moments;
+  void *out; /**< [T, width] D(h) */
 };
 
 struct side_activations {
   struct down_activations down;
-  void *u, *normed_u;      /**< [T, width] */
-  void *qkv;               /**< [T, q + k + v] */
-  void *attended;          /**< [T, heads · head_dim] */
-  float *lse;              /**< [T, heads] */
-  void *v, *normed_v;      /**< [T, width] */
-  void *gate_up, *product; /**< [T, 2 ff], [T, ff] */
-  float *rstd_u, *rstd_v;  /**< [T] */
+  void *u, *normed_u; /**< [T, width] */
+  void *qkv;          /**< [T, q + k + v] */
+  void *attended;     /**< [T, heads · head_dim] */
+  float *lse;         /**< [T, heads] */
+  void *v, *normed_v; /**< [T, width] */
+  void *gate_up;      /**< [T, 2 ff]; NULL with ReLU */
+  void *product;      /**< [T, ff] what goes into the last product */
+  struct norm_moments moments_u, moments_v;
 };
 
 /** Sums of gradients over micro-batches, order-independent (kernels/device.h, fixed_add), one for each trained number of
@@ -68,7 +73,7 @@ struct side {
   struct device *device;
   struct side_layout layout; /**< of the whole side network */
   struct stage stage;
-  struct rope_table rope;
+  struct rope_table rope; /**< FAMILY_LLAMA alone */
   int capacity;
   bool training, recompute;
   /* parameters of the stage, by the layout from `begin` on */
@@ -127,15 +132,19 @@ static inline int side_parts(const struct side *side) {
 }
 void side_part(const struct side *side, int part, int64_t *begin, int64_t *end);
 
-/** Parts of the flat buffers, by the layout's offsets. */
+/** Parts of the flat buffers, by the layout's offsets; NULL for what is absent. */
 static inline float *side_master(const struct side *side, int64_t offset) {
-  return side->master + ((size_t)offset - side->begin);
+  return offset == SIDE_ABSENT ? NULL : side->master + ((size_t)offset - side->begin);
 }
 static inline void *side_weight(const struct side *side, int64_t offset) {
   return device_act_at(side->device, side->weights, (size_t)offset - side->begin);
 }
 static inline float *side_gradient(const struct side *side, int64_t offset) {
-  return side->gradient + ((size_t)offset - side->begin);
+  return offset == SIDE_ABSENT ? NULL : side->gradient + ((size_t)offset - side->begin);
+}
+/** A norm of the side network. */
+static inline struct norm side_norm(const struct side *side, struct side_pair at, float epsilon) {
+  return (struct norm){side_master(side, at.weight), side_master(side, at.bias), side->layout.shape.width, epsilon};
 }
 /** Adds gradient[first, end) to the sums. */
 int side_collect(struct side *side, int64_t first, int64_t end, struct gradient_sums *sums);

@@ -77,6 +77,7 @@ int side_shape_make(struct side_shape *shape, const struct model_config *backbon
                                .rank = (int)options->rank,
                                .downsample = (enum downsample)downsample,
                                .mix = (enum mix_kind)mix,
+                               .family = model_family(backbone),
                                .attention_bias = backbone->attention_bias,
                                .norm_epsilon = backbone->norm_epsilon};
   return OK;
@@ -100,7 +101,17 @@ int side_taps_choose(const struct model_config *backbone, const struct options *
 
 /* ---- layout --------------------------------------------------------------------------------------------- */
 
-enum { TENSORS_PER_LAYER = 19, TENSORS_OF_THE_HEAD = 4, GROUP_ALIGNMENT = 64 };
+enum { TENSORS_PER_LAYER = 22, TENSORS_OF_THE_HEAD = 5, GROUP_ALIGNMENT = 64 };
+
+/* Where the families' names differ; the names of OPT's matrices are the reference's modeling_opt_qst.py. */
+struct side_names {
+  const char *prefix, *input_norm, *o, *post_norm, *down, *final_norm;
+};
+static const struct side_names names_of[] = {
+    [FAMILY_LLAMA] = {"model.", "input_layernorm", "self_attn.o_proj", "post_attention_layernorm", "mlp.down_proj",
+                      "norm_qst"},
+    [FAMILY_OPT] = {"model.decoder.", "self_attn_layer_norm", "self_attn.out_proj", "final_layer_norm", "fc2",
+                    "final_layer_norm_qst"}};
 
 /* Appends a tensor; `grouped` ones follow the one before without a gap. Returns its offset. */
 static int64_t add(struct side_layout *layout, const char *name, int64_t rows, int64_t cols, bool grouped) {
@@ -113,62 +124,118 @@ static int64_t add(struct side_layout *layout, const char *name, int64_t rows, i
   return (int64_t)tensor->offset;
 }
 
-static int64_t add_of_layer(struct side_layout *layout, const char *format, int layer, int64_t rows, int64_t cols,
-                            bool grouped) {
-  char name[SIDE_NAME];
-  const char *number = strstr(format, "%d");
-  snprintf(name, sizeof name, "%.*s%d%s", (int)(number - format), format, layer, number + 2);
-  return add(layout, name, rows, cols, grouped);
+/* A part of the model by its module's name: "model.qst_layers.3.fc1" and ".weight". */
+enum { MODULE_NAME = SIDE_NAME - 8 }; /* ".weight" comes behind it */
+struct module {
+  struct side_layout *layout;
+  char name[MODULE_NAME];
+};
+
+static struct module module_of(struct side_layout *layout, const char *group, int layer, const char *name) {
+  struct module module = {.layout = layout};
+  snprintf(module.name, sizeof module.name, "%s%s.%d%s%s", names_of[layout->shape.family].prefix, group, layer,
+           name ? "." : "", name ? name : "");
+  return module;
 }
+
+static struct module module_of_layer(struct side_layout *layout, int layer, const char *name) {
+  return module_of(layout, "qst_layers", layer, name);
+}
+
+static int64_t add_part(const struct module *module, const char *part, int64_t rows, int64_t cols, bool grouped) {
+  char name[SIDE_NAME];
+  snprintf(name, sizeof name, "%s.%s", module->name, part);
+  return add(module->layout, name, rows, cols, grouped);
+}
+
+static struct side_pair add_norm(struct module module, bool biased) {
+  int width = module.layout->shape.width;
+  struct side_pair at = {.weight = add_part(&module, "weight", width, 0, false), .bias = SIDE_ABSENT};
+  if (biased) at.bias = add_part(&module, "bias", width, 0, false);
+  return at;
+}
+
+static struct side_pair add_linear(struct module module, int64_t rows, int64_t cols, bool biased) {
+  struct side_pair at = {.weight = add_part(&module, "weight", rows, cols, false), .bias = SIDE_ABSENT};
+  if (biased) at.bias = add_part(&module, "bias", rows, 0, false);
+  return at;
+}
+
+static const struct side_pair absent = {SIDE_ABSENT, SIDE_ABSENT};
 
 static void add_downsample(struct side_layout *layout, int l) {
   const struct side_shape *s = &layout->shape;
   struct side_layer_layout *at = &layout->layers[l];
-  at->adapter_a = at->adapter_b = SIDE_ABSENT;
+  struct module a = module_of(layout, "downsample", l, "adapter_A"),
+                b = module_of(layout, "downsample", l, "adapter_B");
+  at->adapter_a = at->adapter_b = absent;
   if (s->downsample == DOWNSAMPLE_ADAPTER || s->downsample == DOWNSAMPLE_LORA) {
-    at->adapter_a = add_of_layer(layout, "model.downsample.%d.adapter_A.weight", l, s->rank, s->hidden, false);
-    at->adapter_b = add_of_layer(layout, "model.downsample.%d.adapter_B.weight", l, s->width, s->rank, false);
+    at->adapter_a = add_linear(a, s->rank, s->hidden, false);
+    at->adapter_b = add_linear(b, s->width, s->rank, false);
   } else if (s->downsample == DOWNSAMPLE_LINEAR) {
-    at->adapter_a = add_of_layer(layout, "model.downsample.%d.linear.weight", l, s->width, s->hidden, false);
+    at->adapter_a = add_linear(module_of(layout, "downsample", l, "linear"), s->width, s->hidden, false);
   } else if (s->downsample == DOWNSAMPLE_PCA) {
-    at->adapter_b = add_of_layer(layout, "model.downsample.%d.adapter_B.weight", l, s->width, s->rank, false);
+    at->adapter_b = add_linear(b, s->width, s->rank, false);
   }
-  at->down_norm_w = add_of_layer(layout, "model.downsample.%d.post_layer_norm.weight", l, s->width, 0, false);
-  at->down_norm_b = add_of_layer(layout, "model.downsample.%d.post_layer_norm.bias", l, s->width, 0, false);
-  at->gate = add_of_layer(layout, "model.z.%d", l, s->width, 0, false);
+  at->down_norm = add_norm(module_of(layout, "downsample", l, "post_layer_norm"), true);
+  at->gate = add(layout, module_of(layout, "z", l, NULL).name, s->width, 0, false);
 }
 
-static void add_attention(struct side_layout *layout, int l) {
+/* q, k and v as one matrix, and their biases as one vector. */
+static struct side_pair add_qkv(struct side_layout *layout, int l) {
   const struct side_shape *s = &layout->shape;
-  struct side_layer_layout *at = &layout->layers[l];
-  int q = s->heads * s->head_dim, kv = s->kv_heads * s->head_dim;
-  at->input_norm = add_of_layer(layout, "model.qst_layers.%d.input_layernorm.weight", l, s->width, 0, false);
-  at->qkv = add_of_layer(layout, "model.qst_layers.%d.self_attn.q_proj.weight", l, q, s->width, false);
-  add_of_layer(layout, "model.qst_layers.%d.self_attn.k_proj.weight", l, kv, s->width, true);
-  add_of_layer(layout, "model.qst_layers.%d.self_attn.v_proj.weight", l, kv, s->width, true);
-  at->qkv_bias = SIDE_ABSENT;
-  if (s->attention_bias) {
-    at->qkv_bias = add_of_layer(layout, "model.qst_layers.%d.self_attn.q_proj.bias", l, q, 0, false);
-    add_of_layer(layout, "model.qst_layers.%d.self_attn.k_proj.bias", l, kv, 0, true);
-    add_of_layer(layout, "model.qst_layers.%d.self_attn.v_proj.bias", l, kv, 0, true);
+  const struct module modules[] = {module_of_layer(layout, l, "self_attn.q_proj"),
+                                   module_of_layer(layout, l, "self_attn.k_proj"),
+                                   module_of_layer(layout, l, "self_attn.v_proj")};
+  const int rows[] = {s->heads * s->head_dim, s->kv_heads * s->head_dim, s->kv_heads * s->head_dim};
+  struct side_pair at = absent;
+  for (int i = 0; i < 3; i++) {
+    int64_t offset = add_part(&modules[i], "weight", rows[i], s->width, i > 0);
+    if (i == 0) at.weight = offset;
   }
-  at->o = add_of_layer(layout, "model.qst_layers.%d.self_attn.o_proj.weight", l, s->width, q, false);
+  for (int i = 0; s->attention_bias && i < 3; i++) {
+    int64_t offset = add_part(&modules[i], "bias", rows[i], 0, i > 0);
+    if (i == 0) at.bias = offset;
+  }
+  return at;
 }
 
-static void add_feed_forward(struct side_layout *layout, int l) {
+/* What goes into SwiGLU, or into ReLU. */
+static struct side_pair add_up(struct side_layout *layout, int l) {
   const struct side_shape *s = &layout->shape;
+  if (s->family == FAMILY_OPT) return add_linear(module_of_layer(layout, l, "fc1"), s->feed_forward, s->width, true);
+  struct side_pair at = add_linear(module_of_layer(layout, l, "mlp.gate_proj"), s->feed_forward, s->width, false);
+  struct module up = module_of_layer(layout, l, "mlp.up_proj");
+  add_part(&up, "weight", s->feed_forward, s->width, true);
+  return at;
+}
+
+static void add_layer(struct side_layout *layout, int l) {
+  const struct side_shape *s = &layout->shape;
+  const struct side_names *names = &names_of[s->family];
   struct side_layer_layout *at = &layout->layers[l];
-  at->post_norm = add_of_layer(layout, "model.qst_layers.%d.post_attention_layernorm.weight", l, s->width, 0, false);
-  at->gate_up = add_of_layer(layout, "model.qst_layers.%d.mlp.gate_proj.weight", l, s->feed_forward, s->width, false);
-  add_of_layer(layout, "model.qst_layers.%d.mlp.up_proj.weight", l, s->feed_forward, s->width, true);
-  at->down = add_of_layer(layout, "model.qst_layers.%d.mlp.down_proj.weight", l, s->width, s->feed_forward, false);
+  bool biased = s->family == FAMILY_OPT;
+  add_downsample(layout, l);
+  at->input_norm = add_norm(module_of_layer(layout, l, names->input_norm), biased);
+  at->qkv = add_qkv(layout, l);
+  at->o = add_linear(module_of_layer(layout, l, names->o), s->width, s->heads * s->head_dim, biased);
+  at->post_norm = add_norm(module_of_layer(layout, l, names->post_norm), biased);
+  at->up = add_up(layout, l);
+  at->down = add_linear(module_of_layer(layout, l, names->down), s->width, s->feed_forward, biased);
+}
+
+void side_published_names(enum model_family family, char norm[SIDE_NAME], char adapter[SIDE_NAME]) {
+  const struct side_names *names = &names_of[family];
+  snprintf(norm, SIDE_NAME, "%s%s.weight", names->prefix, names->final_norm);
+  snprintf(adapter, SIDE_NAME, "%sdownsample.0.adapter_A.weight", names->prefix);
 }
 
 static void add_head(struct side_layout *layout) {
   const struct side_shape *s = &layout->shape;
-  layout->final_norm = add(layout, "model.norm_qst.weight", s->width, 0, false);
-  layout->upsample = add(layout, "upsample.weight", s->hidden, s->width, false);
-  layout->upsample_bias = add(layout, "upsample.bias", s->hidden, 0, false);
+  struct module norm = {.layout = layout}, upsample = {.layout = layout, .name = "upsample"};
+  snprintf(norm.name, sizeof norm.name, "%s%s", names_of[s->family].prefix, names_of[s->family].final_norm);
+  layout->final_norm = add_norm(norm, s->family == FAMILY_OPT);
+  layout->upsample = add_linear(upsample, s->hidden, s->width, true);
   layout->mix = SIDE_ABSENT;
   if (s->mix == MIX_ALPHA) layout->mix = add(layout, "lm_head_alpha", 1, 0, false);
   if (s->mix == MIX_GATE) layout->mix = add(layout, "lm_head_z", s->hidden, 0, false);
@@ -183,8 +250,9 @@ static void add_frozen(struct side_layout *layout) {
     struct side_tensor *bias = &layout->tensors[layout->count + layout->frozen_count++];
     *weight = (struct side_tensor){.rows = s->rank, .cols = s->hidden, .offset = offset};
     *bias = (struct side_tensor){.rows = s->rank, .offset = offset + side_tensor_size(weight)};
-    snprintf(weight->name, sizeof weight->name, "model.downsample.%d.principal.weight", l);
-    snprintf(bias->name, sizeof bias->name, "model.downsample.%d.principal.bias", l);
+    struct module module = module_of(layout, "downsample", l, "principal");
+    snprintf(weight->name, sizeof weight->name, "%s.weight", module.name);
+    snprintf(bias->name, sizeof bias->name, "%s.bias", module.name);
   }
 }
 
@@ -193,11 +261,7 @@ int side_layout_open(struct side_layout *layout, const struct side_shape *shape)
   size_t most = (size_t)shape->layers * TENSORS_PER_LAYER + TENSORS_OF_THE_HEAD;
   TRY(memory_array(&layout->tensors, most, sizeof *layout->tensors));
   TRY(memory_array(&layout->layers, (size_t)shape->layers, sizeof *layout->layers));
-  for (int l = 0; l < shape->layers; l++) {
-    add_downsample(layout, l);
-    add_attention(layout, l);
-    add_feed_forward(layout, l);
-  }
+  for (int l = 0; l < shape->layers; l++) add_layer(layout, l);
   add_head(layout);
   if (shape->downsample == DOWNSAMPLE_PCA) add_frozen(layout);
   layout->size = (layout->size + GROUP_ALIGNMENT - 1) / GROUP_ALIGNMENT * GROUP_ALIGNMENT;
@@ -217,7 +281,7 @@ static void set_all(float *values, size_t count, float value) {
 }
 
 static void initialize_vector(const struct side_tensor *tensor, float *values) {
-  bool is_gate = strncmp(tensor->name, "model.z.", 8) == 0;
+  bool is_gate = strstr(tensor->name, ".z.") != NULL;
   bool is_bias = text_ends_with(tensor->name, ".bias");
   set_all(values, side_tensor_size(tensor), is_gate ? 0.5f : is_bias ? 0.0f : 1.0f);
 }
@@ -232,7 +296,7 @@ void side_layout_initialize(const struct side_layout *layout, uint64_t seed, con
     const struct side_tensor *tensor = &layout->tensors[i];
     if (!holds(buffers, tensor)) continue;
     float *values = buffers->flat + (tensor->offset - buffers->begin);
-    bool zero = layout->shape.mix == MIX_RESIDUAL && (int64_t)tensor->offset == layout->upsample;
+    bool zero = layout->shape.mix == MIX_RESIDUAL && (int64_t)tensor->offset == layout->upsample.weight;
     if (tensor->cols == 0) {
       initialize_vector(tensor, values);
     } else if (!zero) {

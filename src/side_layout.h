@@ -5,7 +5,7 @@
  * (YouAreSpecialToMe/QST); it has one downsample module a layer, shared by the embedding and layer 1.
  *
  * Tensors that are multiplied together lie back to back: q, k, v are one [q + k + v rows, width] matrix, gate and up
- * one [2 · feed_forward, width] matrix.
+ * of SwiGLU one [2 · feed_forward, width] matrix.
  */
 #ifndef QST_SIDE_LAYOUT_H
 #define QST_SIDE_LAYOUT_H
@@ -36,6 +36,7 @@ struct side_shape {
   int rank; /**< k of adapter, lora and pca */
   enum downsample downsample;
   enum mix_kind mix;
+  enum model_family family; /**< the backbone's */
   bool attention_bias;
   float norm_epsilon;
 };
@@ -43,6 +44,11 @@ struct side_shape {
 /** Rows of the q, k, v product. */
 static inline int side_qkv(const struct side_shape *shape) {
   return (shape->heads + 2 * shape->kv_heads) * shape->head_dim;
+}
+
+/** Rows of the first product of the feed-forward block: gate and up of SwiGLU, or what goes into ReLU. */
+static inline int side_up(const struct side_shape *shape) {
+  return shape->family == FAMILY_OPT ? shape->feed_forward : 2 * shape->feed_forward;
 }
 
 static inline enum tap_kind side_tap_kind(const struct side_shape *shape) {
@@ -74,16 +80,22 @@ struct side_tensor {
 
 enum { SIDE_ABSENT = -1 };
 
-/** Offsets of one layer's tensors; SIDE_ABSENT where a variant has none. */
+/** Offsets of the tensors of a linear layer or a norm; SIDE_ABSENT where it has none. */
+struct side_pair {
+  int64_t weight, bias;
+};
+
 struct side_layer_layout {
-  int64_t adapter_a, adapter_b, down_norm_w, down_norm_b, gate;
-  int64_t input_norm, qkv, qkv_bias, o, post_norm, gate_up, down;
+  struct side_pair adapter_a, adapter_b, down_norm; /**< a variant may lack an adapter */
+  int64_t gate;
+  struct side_pair input_norm, qkv, o, post_norm, up, down;
 };
 
 struct side_layout {
   struct side_shape shape;
   struct side_layer_layout *layers; /**< [shape.layers] */
-  int64_t final_norm, upsample, upsample_bias, mix;
+  struct side_pair final_norm, upsample;
+  int64_t mix;
   struct side_tensor *tensors; /**< [count + frozen_count], ascending offsets; the frozen ones last */
   int count;                   /**< trained */
   int frozen_count;            /**< of pca: directions of each module; their offsets count in a buffer of their own */
@@ -91,16 +103,25 @@ struct side_layout {
   size_t parameters;           /**< trained numbers */
 };
 
+/** By which a side network without settings is known: "model.norm_qst.weight", whose size is the width, and
+ *  "model.downsample.0.adapter_A.weight", which has as many rows as the rank. */
+void side_published_names(enum model_family family, char norm[SIDE_NAME], char adapter[SIDE_NAME]);
+
 int side_layout_open(struct side_layout *layout, const struct side_shape *shape);
 void side_layout_close(struct side_layout *layout);
 
 /** The span of a layer's tensors; those of its downsample module come first, then the gate. */
 static inline int64_t side_layer_begin(const struct side_layout *layout, int l) {
   const struct side_layer_layout *at = &layout->layers[l];
-  return at->adapter_a != SIDE_ABSENT ? at->adapter_a : at->adapter_b != SIDE_ABSENT ? at->adapter_b : at->down_norm_w;
+  if (at->adapter_a.weight != SIDE_ABSENT) return at->adapter_a.weight;
+  return at->adapter_b.weight != SIDE_ABSENT ? at->adapter_b.weight : at->down_norm.weight;
+}
+/** The head's tensors, mix and all, are the last. */
+static inline int64_t side_head_begin(const struct side_layout *layout) {
+  return layout->final_norm.weight;
 }
 static inline int64_t side_layer_end(const struct side_layout *layout, int l) {
-  return l + 1 < layout->shape.layers ? side_layer_begin(layout, l + 1) : layout->final_norm;
+  return l + 1 < layout->shape.layers ? side_layer_begin(layout, l + 1) : side_head_begin(layout);
 }
 
 /** The part of the flat buffer that a stage holds: the tensors of its layers, on the last stage also the head's. */

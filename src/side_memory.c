@@ -27,6 +27,11 @@ static float *cut_float(struct cutter *cutter, const struct side *side, int cols
   return cut(cutter, (size_t)side->capacity * (size_t)cols * sizeof(float));
 }
 
+static struct norm_moments cut_moments(struct cutter *cutter, const struct side *side, bool layernorm) {
+  float *mean = layernorm ? cut_float(cutter, side, 1) : NULL;
+  return (struct norm_moments){.mean = mean, .rstd = cut_float(cutter, side, 1)};
+}
+
 static bool is_pooled(const struct side_shape *shape) {
   enum tap_kind kind = side_tap_kind(shape);
   return kind == TAPS_MAXPOOL || kind == TAPS_AVGPOOL;
@@ -38,13 +43,13 @@ static void cut_down(struct cutter *cutter, const struct side *side, struct down
   down->low = low_rank ? cut_act(cutter, side, shape->rank) : NULL;
   down->activated = shape->downsample == DOWNSAMPLE_ADAPTER ? cut_act(cutter, side, shape->rank) : down->low;
   down->reduced = is_pooled(shape) ? NULL : cut_act(cutter, side, shape->width);
-  down->mean = cut_float(cutter, side, 1);
-  down->rstd = cut_float(cutter, side, 1);
+  down->moments = cut_moments(cutter, side, true);
   down->out = cut_act(cutter, side, shape->width);
 }
 
 static void cut_set(struct cutter *cutter, const struct side *side, struct side_activations *set) {
   const struct side_shape *shape = &side->layout.shape;
+  bool relu = shape->family == FAMILY_OPT; /* and LayerNorm */
   cut_down(cutter, side, &set->down);
   set->u = cut_act(cutter, side, shape->width);
   set->normed_u = cut_act(cutter, side, shape->width);
@@ -53,16 +58,16 @@ static void cut_set(struct cutter *cutter, const struct side *side, struct side_
   set->lse = cut_float(cutter, side, shape->heads);
   set->v = cut_act(cutter, side, shape->width);
   set->normed_v = cut_act(cutter, side, shape->width);
-  set->gate_up = cut_act(cutter, side, 2 * shape->feed_forward);
+  set->gate_up = relu ? NULL : cut_act(cutter, side, side_up(shape));
   set->product = cut_act(cutter, side, shape->feed_forward);
-  set->rstd_u = cut_float(cutter, side, 1);
-  set->rstd_v = cut_float(cutter, side, 1);
+  set->moments_u = cut_moments(cutter, side, relu);
+  set->moments_v = cut_moments(cutter, side, relu);
 }
 
 static void cut_gradients(struct cutter *cutter, struct side *side) {
   const struct side_shape *shape = &side->layout.shape;
   side->d_width = cut_act(cutter, side, shape->width);
-  side->d_wide = cut_act(cutter, side, 2 * shape->feed_forward);
+  side->d_wide = shape->family == FAMILY_OPT ? NULL : cut_act(cutter, side, side_up(shape));
   side->d_product = cut_act(cutter, side, shape->feed_forward);
   side->d_qkv = cut_act(cutter, side, side_qkv(shape));
   side->d_attended = cut_act(cutter, side, shape->heads * shape->head_dim);
@@ -117,7 +122,7 @@ int side_open(struct side *side, struct device *device, const struct model_confi
                      sizeof *side->frozen));
   side_layout_span(&side->layout, &side->stage, &side->begin, &side->size);
   side->set_count = side->training && !side->recompute ? stage_depth(&side->stage) : 1;
-  TRY(rope_table_open(&side->rope, device, config, shape->head_dim, use->positions));
+  if (shape->family == FAMILY_LLAMA) TRY(rope_table_open(&side->rope, device, config, shape->head_dim, use->positions));
   TRY(device_allocate(device, MEMORY_OPTIMIZER, &side->master, side->size * sizeof(float)));
   TRY(device_allocate(device, MEMORY_OPTIMIZER, &side->weights, device_act_bytes(device, side->size)));
   if (side->training) TRY(device_allocate(device, MEMORY_OPTIMIZER, &side->gradient, side->size * sizeof(float)));
@@ -151,6 +156,6 @@ void side_part(const struct side *side, int part, int64_t *begin, int64_t *end) 
   const struct side_layout *layout = &side->layout;
   int l = side->stage.first + part;
   bool head = l == layout->shape.layers;
-  *begin = head ? layout->final_norm : side_layer_begin(layout, l);
+  *begin = head ? side_head_begin(layout) : side_layer_begin(layout, l);
   *end = head ? (int64_t)layout->size : side_layer_end(layout, l);
 }

@@ -15,14 +15,16 @@ static int rows_of(struct checkpoint *source, const char *name, int64_t *rows) {
 static int guess_options(struct checkpoint *source, const char *path, const struct model_config *config,
                          struct options *options) {
   int64_t width, rank, gate;
-  TRY(rows_of(source, "model.norm_qst.weight", &width));
-  TRY(rows_of(source, "model.downsample.0.adapter_A.weight", &rank));
+  char norm[SIDE_NAME], adapter[SIDE_NAME];
+  side_published_names(model_family(config), norm, adapter);
+  TRY(rows_of(source, norm, &width));
+  TRY(rows_of(source, adapter, &rank));
   TRY(rows_of(source, "lm_head_z", &gate));
   if (width < 1 || rank < 1 || gate != config->hidden)
-    return fail(ERR_INPUT,
-                "%s: is not a side network: it lacks the tensors model.norm_qst.weight, "
-                "model.downsample.0.adapter_A.weight and lm_head_z of this model's size",
-                path);
+    return fail(
+        ERR_INPUT,
+        "%s: is not a side network for this model: it lacks the tensors %s, %s and lm_head_z of the model's size", path,
+        norm, adapter);
   if (config->hidden % width != 0)
     return fail(ERR_INPUT, "%s: a side network of width %lld does not belong to a model of width %d", path,
                 (long long)width, config->hidden);

@@ -1,10 +1,10 @@
 #include "stage.h"
 
+#include "io/backbone_file.h"
+
 /* Multiply-adds a token: a layer's forward products; the head's forward product and its input gradient. */
 static double head_in_layers(const struct model_config *c, double label_share) {
-  double attention = (double)(2 * c->heads + 2 * c->kv_heads) * c->head_dim * c->hidden;
-  double layer = attention + 3.0 * c->feed_forward * c->hidden;
-  return 2.0 * label_share * c->vocabulary * c->hidden / layer;
+  return 2.0 * label_share * c->vocabulary * c->hidden / backbone_layer_weights(c);
 }
 
 static int rounded_up(int a, int b) {
