@@ -7,7 +7,8 @@
 // RUN ranks=1 timeout=120 device=cuda
 #include "tiny.h"
 
-static const char *const models[] = {"tiny-llama", "tiny-llama3", "tiny-linear", "tiny-mistral", "tiny-qwen2"};
+static const char *const models[] = {"tiny-llama", "tiny-llama3", "tiny-linear", "tiny-mistral", "tiny-qwen2",
+                                     "tiny-opt"};
 
 /* fp32: unit roundoff 6e-8, some thousand operations deep. bf16: what PyTorch is off when it computes in bf16; both are the
  * worst of a few dozen rows' errors, so within a factor. */
@@ -32,10 +33,11 @@ static void check_taps(struct tiny *tiny, const struct tiny_path *path, const st
   size_t rows = (size_t)tiny->batch.rows, stride = (size_t)tiny->backbone.capacity * hidden;
   float *want = reference_read(reference, prefix, "taps", layers * rows * hidden);
   float *got = tiny_activations(tiny, tiny->taps.rows, layers * stride);
+  bool learned = model_family(&tiny->backbone.config) == FAMILY_OPT;
   double worst = 0;
   for (size_t l = 0; l < layers; l++) {
     double error = worst_row(got + l * stride, want + l * rows * hidden, rows, hidden);
-    if (l == 0) CHECK(error == 0); /* the embedding is copied */
+    if (l == 0 && (tiny_is_fp32(path) || !learned)) CHECK(error == 0); /* the embedding is copied, or one exact sum */
     worst = fmax(worst, error);
   }
   near("  hidden states", worst, bound_of(path, reference, prefix, "taps"));

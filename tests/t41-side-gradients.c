@@ -17,6 +17,7 @@ static const char *const cases[] = {
     MIXES("llama3", "maxpool"),           MIXES("llama3", "avgpool"),        CASE("llama", "adapter", "alpha"),
     CASE("llama", "lora", "residual"),    CASE("mistral", "linear", "gate"), CASE("linear", "adapter", "gate"),
     CASE("qwen2", "adapter", "residual"), CASE("llama3", "pca", "residual"), CASE("llama", "pca", "alpha"),
+    CASE("opt", "adapter", "residual"),   CASE("opt", "maxpool", "gate"),    CASE("opt", "pca", "alpha"),
 };
 enum { CASES = sizeof cases / sizeof *cases };
 
@@ -279,7 +280,8 @@ int main(void) {
   printf("all cases, fast path: rms %.2g, PyTorch in bf16 %.2g\n", sqrt(fast_squares / CASES),
          sqrt(torch_squares / CASES));
   CHECK(fast_squares <= torch_squares);
-  static const char *const some[] = {CASE("llama", "lora", "residual"), CASE("qwen2", "adapter", "residual")};
+  static const char *const some[] = {CASE("llama", "lora", "residual"), CASE("qwen2", "adapter", "residual"),
+                                     CASE("opt", "adapter", "residual")};
   for (int i = 0; i < 2; i++) {
     check_sums(some[i], &plain_path);
     check_sums(some[i], &fast_path);
