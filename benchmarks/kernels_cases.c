@@ -352,6 +352,9 @@ static void activation_cases(struct bench *bench, int cols) {
   CASE(silu, what, .y = out_act(bench, x), .x = act(bench, x), .rows = rows, .cols = cols);
   CASE(silu_backward, what, .dx = out_act(bench, x), .dy = act(bench, x), .x = act(bench, x), .rows = rows,
        .cols = cols);
+  CASE(relu, what, .y = out_act(bench, x), .x = act(bench, x), .rows = rows, .cols = cols);
+  CASE(relu_backward, what, .dx = out_act(bench, x), .dy = act(bench, x), .y = act(bench, x), .rows = rows,
+       .cols = cols);
 }
 
 static void gate_cases(struct bench *bench, int cols) {

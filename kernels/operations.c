@@ -153,6 +153,18 @@ static int check_silu_backward(const struct silu_backward_args *a) {
   return OK;
 }
 
+static int check_relu(const struct relu_args *a) {
+  REQUIRE(a->rows >= 0 && a->cols > 0);
+  REQUIRE(a->rows == 0 || (a->y && a->x));
+  return OK;
+}
+
+static int check_relu_backward(const struct relu_backward_args *a) {
+  REQUIRE(a->rows >= 0 && a->cols > 0);
+  REQUIRE(a->rows == 0 || (a->dx && a->dy && a->y && a->dx != a->y));
+  return OK;
+}
+
 static int check_pool(const struct pool_args *a) {
   REQUIRE(a->rows >= 0 && a->cols > 0 && a->window > 0 && a->window <= POOL_WINDOW_MAX);
   REQUIRE(a->rows == 0 || (a->y && a->x && a->y != a->x));

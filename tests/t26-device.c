@@ -110,6 +110,10 @@ static void test_contracts(void) {
   BROKEN(swiglu_backward, .dx = x, .dy = y, .x = x, .rows = 1, .cols = 4);
   BROKEN(silu, .y = x, .x = NULL, .rows = 1, .cols = 4);
   BROKEN(silu_backward, .dx = x, .dy = y, .x = x, .rows = 1, .cols = 4);
+  BROKEN(relu, .y = y, .x = x, .rows = 1, .cols = 0);
+  BROKEN(relu, .y = y, .x = NULL, .rows = 1, .cols = 4);
+  BROKEN(relu_backward, .dx = x, .dy = x, .y = NULL, .rows = 1, .cols = 4);
+  BROKEN(relu_backward, .dx = y, .dy = x, .y = y, .rows = 1, .cols = 4);
   BROKEN(pool, .y = y, .x = x, .rows = 1, .cols = 4, .window = 0);
   BROKEN(pool, .y = y, .x = x, .rows = 1, .cols = 4, .window = POOL_WINDOW_MAX + 1);
   BROKEN(gate, .u = y, .d = x, .s = x, .z = NULL, .rows = 1, .cols = 4);

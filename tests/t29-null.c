@@ -120,6 +120,8 @@ static void test_elementwise(struct device *device) {
   COUNTED(swiglu_backward, 0, 5 * 84, .dx = ADDRESS(0), .dy = ADDRESS(1), .x = ADDRESS(2), .rows = 7, .cols = 6);
   COUNTED(silu, 0, 2 * 84, .y = ADDRESS(0), .x = ADDRESS(1), .rows = 7, .cols = 6);
   COUNTED(silu_backward, 0, 3 * 84, .dx = ADDRESS(0), .dy = ADDRESS(1), .x = ADDRESS(2), .rows = 7, .cols = 6);
+  COUNTED(relu, 0, 2 * 84, .y = ADDRESS(0), .x = ADDRESS(1), .rows = 7, .cols = 6);
+  COUNTED(relu_backward, 0, 3 * 84, .dx = ADDRESS(0), .dy = ADDRESS(1), .y = ADDRESS(2), .rows = 7, .cols = 6);
   COUNTED(pool, 0, 84 + 4 * 84, .y = ADDRESS(0), .x = ADDRESS(1), .rows = 7, .cols = 6, .window = 4);
   COUNTED(gate, 0, 3 * 84 + 24, .u = ADDRESS(0), .d = ADDRESS(1), .s = ADDRESS(2), .z = ADDRESS(4), .rows = 7,
           .cols = 6);

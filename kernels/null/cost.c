@@ -121,6 +121,12 @@ static cost silu_cost(const struct silu_args *a, double act) {
 static cost silu_backward_cost(const struct silu_backward_args *a, double act) {
   return rows_cost(a->rows, a->cols, act, 3, 0, 0);
 }
+static cost relu_cost(const struct relu_args *a, double act) {
+  return rows_cost(a->rows, a->cols, act, 2, 0, 0);
+}
+static cost relu_backward_cost(const struct relu_backward_args *a, double act) {
+  return rows_cost(a->rows, a->cols, act, 3, 0, 0);
+}
 static cost pool_cost(const struct pool_args *a, double act) {
   return rows_cost(a->rows, a->cols, act, 1.0 + a->window, 0, 0);
 }
