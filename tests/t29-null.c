@@ -93,6 +93,9 @@ static void test_norms(struct device *device) {
   COUNTED(layernorm_backward, 0, 3 * 84 + 3 * 24 + 2 * 28, .dx = ADDRESS(0), .dw = ADDRESS(4), .db = ADDRESS(8),
           .dy = ADDRESS(1), .x = ADDRESS(2), .w = ADDRESS(12), .mean = ADDRESS(16), .rstd = ADDRESS(20), .rows = 7,
           .cols = 6);
+  COUNTED(layernorm_backward, 0, 4 * 84 + 3 * 24 + 2 * 28, .dx = ADDRESS(0), .dw = ADDRESS(4), .db = ADDRESS(8),
+          .dy = ADDRESS(1), .x = ADDRESS(2), .w = ADDRESS(12), .mean = ADDRESS(16), .rstd = ADDRESS(20), .rows = 7,
+          .cols = 6, .accumulate = true);
 }
 
 static void test_attention(struct device *device) {

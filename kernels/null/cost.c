@@ -84,7 +84,7 @@ static cost layernorm_cost(const struct layernorm_args *a, double act) {
   return rows_cost(a->rows, a->cols, act, 2, 2, a->rstd ? 2 : 0);
 }
 static cost layernorm_backward_cost(const struct layernorm_backward_args *a, double act) {
-  return rows_cost(a->rows, a->cols, act, 3, 3, 2);
+  return rows_cost(a->rows, a->cols, act, a->accumulate ? 4 : 3, 3, 2);
 }
 
 /* The rotated heads are read and written; a row's position, cosines and sines: 4 (1 + head_dim) */
