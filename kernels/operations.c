@@ -21,6 +21,12 @@ static bool is_bf16(const struct matrix *m) {
 static int check_embed(const struct embed_args *a) {
   REQUIRE(a->rows >= 0 && is_bf16(a->table));
   REQUIRE(a->rows == 0 || (a->y && a->tokens));
+  if (!a->position_table) {
+    REQUIRE(!a->positions);
+    return OK;
+  }
+  REQUIRE(is_bf16(a->position_table) && a->position_table->cols == a->table->cols);
+  REQUIRE(a->rows == 0 || a->positions);
   return OK;
 }
 

@@ -78,7 +78,13 @@ static void test_contracts(void) {
   CHECK_FAILS(ERR_INTERNAL, "operation " #name, device_##name(d, &(struct name##_args){__VA_ARGS__}))
   struct matrix nf4 = {.format = WEIGHT_NF4, .rows = 4, .cols = 4, .codes = x}, plain = nf4;
   plain.format = WEIGHT_BF16;
+  struct matrix wider = plain;
+  wider.cols = 8;
   BROKEN(embed, .y = y, .table = &nf4, .tokens = n, .rows = 1);
+  BROKEN(embed, .y = y, .table = &plain, .tokens = n, .positions = n, .rows = 1);
+  BROKEN(embed, .y = y, .table = &plain, .position_table = &plain, .tokens = n, .rows = 1);
+  BROKEN(embed, .y = y, .table = &plain, .position_table = &nf4, .tokens = n, .positions = n, .rows = 1);
+  BROKEN(embed, .y = y, .table = &plain, .position_table = &wider, .tokens = n, .positions = n, .rows = 1);
   BROKEN(frozen_linear, .y = y, .x = x, .parts = {&nf4}, .part_count = 1, .rows = 1);
   BROKEN(frozen_linear, .y = y, .x = x, .parts = {&plain}, .part_count = 4, .rows = 1);
   BROKEN(frozen_linear, .y = x, .x = x, .parts = {&plain}, .part_count = 1, .rows = 1);

@@ -66,6 +66,8 @@ static const struct matrix bf16_matrix = {.format = WEIGHT_BF16, .rows = 10, .co
 
 static void test_products(struct device *device) {
   COUNTED(embed, 0, 5 * (6 * (2 + 2) + 4), .y = ADDRESS(0), .table = &bf16_matrix, .tokens = ADDRESS(4), .rows = 5);
+  COUNTED(embed, 0, 5 * (6 * (2 + 2 + 2) + 4 + 4), .y = ADDRESS(0), .table = &bf16_matrix,
+          .position_table = &bf16_matrix, .tokens = ADDRESS(4), .positions = ADDRESS(8), .rows = 5);
   /* 3 rows, n = 128, k = 128; weights 2 * 4228; the residual is read, the bias is fp32 */
   COUNTED(frozen_linear, 2 * 3 * 128 * 128, 2 * 3 * (128 + 128 + 128) + 2 * (4096 + 128 + 4) + 4 * 128, .y = ADDRESS(0),
           .x = ADDRESS(1), .parts = {&nf4, &nf4}, .part_count = 2, .bias = ADDRESS(8), .residual = ADDRESS(2),

@@ -26,9 +26,10 @@ static cost product(double rows, double n, double k, double act, double weights,
                 .bytes = act * rows * (k + n + (residual ? n : 0)) + weights + (bias ? 4 * n : 0)};
 }
 
-/* T c (2 + a): rows of a bf16 table; 4 T: their numbers */
+/* T c a: the result; T c 2 of each bf16 table, one or two, and 4 T: the numbers of its rows */
 static cost embed_cost(const struct embed_args *a, double act) {
-  return moves((double)a->rows * (a->table->cols * (2 + act) + 4));
+  double tables = a->position_table ? 2 : 1;
+  return moves((double)a->rows * (a->table->cols * (2 * tables + act) + 4 * tables));
 }
 
 static cost frozen_linear_cost(const struct frozen_linear_args *a, double act) {
