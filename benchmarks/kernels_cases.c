@@ -244,6 +244,12 @@ static void head_cases(struct bench *bench, int rows) {
   snprintf(what, sizeof what, "%d x %d", s->rows, s->hidden);
   CASE(embed, what, .y = out_act(bench, (size_t)s->rows * s->hidden), .table = &head,
        .tokens = integers(bench, s->rows, s->vocabulary), .rows = s->rows);
+  head = frozen(bench, WEIGHT_BF16, s->vocabulary, s->hidden);
+  struct matrix positions = frozen(bench, WEIGHT_BF16, s->rows, s->hidden);
+  snprintf(what, sizeof what, "%d x %d, positions", s->rows, s->hidden);
+  CASE(embed, what, .y = out_act(bench, (size_t)s->rows * s->hidden), .table = &head, .position_table = &positions,
+       .tokens = integers(bench, s->rows, s->vocabulary), .positions = integers(bench, s->rows, s->rows),
+       .rows = s->rows);
 }
 
 /* ---- trained products ----------------------------------------------------------------------------------- */
@@ -351,6 +357,9 @@ static void activation_cases(struct bench *bench, int cols) {
        .cols = cols);
   CASE(silu, what, .y = out_act(bench, x), .x = act(bench, x), .rows = rows, .cols = cols);
   CASE(silu_backward, what, .dx = out_act(bench, x), .dy = act(bench, x), .x = act(bench, x), .rows = rows,
+       .cols = cols);
+  CASE(relu, what, .y = out_act(bench, x), .x = act(bench, x), .rows = rows, .cols = cols);
+  CASE(relu_backward, what, .dx = out_act(bench, x), .dy = act(bench, x), .y = act(bench, x), .rows = rows,
        .cols = cols);
 }
 

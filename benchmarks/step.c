@@ -85,6 +85,7 @@ static enum phase phase_of(enum operation operation) {
     case OPERATION_layernorm_backward:
     case OPERATION_swiglu_backward:
     case OPERATION_silu_backward:
+    case OPERATION_relu_backward:
     case OPERATION_gate_backward:
     case OPERATION_mix_backward:
       return SIDE_BACKWARD;

@@ -21,6 +21,12 @@ static bool is_bf16(const struct matrix *m) {
 static int check_embed(const struct embed_args *a) {
   REQUIRE(a->rows >= 0 && is_bf16(a->table));
   REQUIRE(a->rows == 0 || (a->y && a->tokens));
+  if (!a->position_table) {
+    REQUIRE(!a->positions);
+    return OK;
+  }
+  REQUIRE(is_bf16(a->position_table) && a->position_table->cols == a->table->cols);
+  REQUIRE(a->rows == 0 || a->positions);
   return OK;
 }
 
@@ -150,6 +156,18 @@ static int check_silu(const struct silu_args *a) {
 static int check_silu_backward(const struct silu_backward_args *a) {
   REQUIRE(a->rows >= 0 && a->cols > 0);
   REQUIRE(a->rows == 0 || (a->dx && a->dy && a->x && a->dx != a->x));
+  return OK;
+}
+
+static int check_relu(const struct relu_args *a) {
+  REQUIRE(a->rows >= 0 && a->cols > 0);
+  REQUIRE(a->rows == 0 || (a->y && a->x));
+  return OK;
+}
+
+static int check_relu_backward(const struct relu_backward_args *a) {
+  REQUIRE(a->rows >= 0 && a->cols > 0);
+  REQUIRE(a->rows == 0 || (a->dx && a->dy && a->y && a->dx != a->y));
   return OK;
 }
 

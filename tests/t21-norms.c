@@ -99,10 +99,11 @@ static void test_layernorm(struct crew *crew, int rows, int cols) {
   RUN(crew, layernorm, &args, &y);
 }
 
-static void test_layernorm_backward(struct crew *crew, int rows, int cols, bool in_place) {
+static void test_layernorm_backward(struct crew *crew, int rows, int cols, bool in_place, bool accumulate) {
   size_t count = (size_t)(rows * cols);
   struct operand x = operand_random(count, crew->act, 1), dy = operand_random(count, crew->act, 1);
   struct operand w = operand_random((size_t)cols, DTYPE_F32, 2), b = operand_random((size_t)cols, DTYPE_F32, 1);
+  struct operand before = in_place ? dy : operand_random(count, crew->act, 1);
   struct norm n = norm_make(rows, cols, 1e-6);
   n.x = x.values, n.w = w.values, n.b = b.values, n.dy = dy.values;
   reference(&n);
@@ -110,7 +111,8 @@ static void test_layernorm_backward(struct crew *crew, int rows, int cols, bool 
   double *want_dx = finite_differences(x.values, count, loss, &n);
   double *want_dw = finite_differences(w.values, (size_t)cols, loss, &n);
   double *want_db = finite_differences(b.values, (size_t)cols, loss, &n);
-  struct result dx = result_of(count, crew->act, in_place ? dy.data : NULL);
+  for (size_t i = 0; accumulate && i < count; i++) want_dx[i] += before.values[i];
+  struct result dx = result_of(count, crew->act, in_place || accumulate ? before.data : NULL);
   struct result dw = result_of((size_t)cols, DTYPE_F32, NULL), db = result_of((size_t)cols, DTYPE_F32, NULL);
   struct layernorm_backward_args args = {.dx = dx.data,
                                          .dw = dw.data,
@@ -121,7 +123,8 @@ static void test_layernorm_backward(struct crew *crew, int rows, int cols, bool 
                                          .mean = mean.data,
                                          .rstd = rstd.data,
                                          .rows = rows,
-                                         .cols = cols};
+                                         .cols = cols,
+                                         .accumulate = accumulate};
   RUN(crew, layernorm_backward, &args, &dx, &dw, &db);
   CHECK_RESULT(&dx, want_dx, cols);
   CHECK_RESULT(&dw, want_dw, rows);
@@ -150,12 +153,13 @@ static void test_crew(struct crew *crew) {
     test_layernorm(crew, rows, cols);
     forget_all();
   }
-  for (int i = 1; i < 5; i++) {
-    int rows = i == 2 ? 33 : shapes[i][0], cols = shapes[i][1];
-    if (rows > 40) rows = 19;
+  static const int backward_shapes[][2] = {{3, 5}, {33, 16}, {19, 37}, {2, 576}, {2, COLS_MAX}};
+  for (int i = 0; i < 5; i++) {
+    int rows = backward_shapes[i][0], cols = backward_shapes[i][1];
     for (int twice = 0; twice < 2; twice++) {
       test_rmsnorm_backward(crew, rows, cols, twice);
-      test_layernorm_backward(crew, rows, cols, twice);
+      test_layernorm_backward(crew, rows, cols, twice, false);
+      test_layernorm_backward(crew, rows, cols, twice, true);
       forget_all();
     }
   }

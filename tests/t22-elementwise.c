@@ -97,6 +97,46 @@ static void test_extremes(struct crew *crew) {
   CHECK(fabs(result_value(&y, 1)) < 1e-30 && fabs(result_value(&y, 2)) < 1e-30);
 }
 
+static void test_relu(struct crew *crew, int rows, int cols, bool in_place) {
+  size_t count = (size_t)(rows * cols);
+  struct operand x = operand_random(count, crew->act, 9);
+  struct result y = result_of(count, crew->act, in_place ? x.data : NULL);
+  struct relu_args args = {y.data, in_place ? y.data : x.data, rows, cols};
+  RUN(crew, relu, &args, &y);
+  for (size_t i = 0; i < count; i++) CHECK(result_value(&y, i) == (x.values[i] > 0 ? x.values[i] : 0));
+}
+
+/** Some of y are exactly 0, as most of what relu() returns. */
+static void test_relu_backward(struct crew *crew, int rows, int cols, bool in_place) {
+  size_t count = (size_t)(rows * cols);
+  double *activated = keep_doubles(count);
+  for (size_t i = 0; i < count; i++) activated[i] = fmax(random_value(), 0);
+  struct operand y = operand_of(activated, count, crew->act), dy = operand_random(count, crew->act, 1);
+  struct result dx = result_of(count, crew->act, in_place ? dy.data : NULL);
+  struct relu_backward_args args = {dx.data, in_place ? dx.data : dy.data, y.data, rows, cols};
+  RUN(crew, relu_backward, &args, &dx);
+  for (size_t i = 0; i < count; i++) CHECK(result_value(&dx, i) == (y.values[i] > 0 ? dy.values[i] : 0));
+}
+
+static bool same(double a, double b) {
+  return a == b || (isnan(a) && isnan(b));
+}
+
+/** NaN and infinity pass, so that faults are not hidden: in packs, and one by one. */
+static void test_relu_of_faults(struct crew *crew, int count) {
+  static const double faults[] = {NAN, INFINITY, -INFINITY, -1, 3};
+  double *values = keep_doubles((size_t)count), *open = keep_doubles((size_t)count);
+  for (int i = 0; i < count; i++) values[i] = faults[i % 5], open[i] = i % 2;
+  struct operand x = operand_of(values, (size_t)count, crew->act), y = operand_of(open, (size_t)count, crew->act);
+  struct result out = result_of((size_t)count, crew->act, NULL);
+  struct relu_args forward = {out.data, x.data, 1, count};
+  RUN(crew, relu, &forward, &out);
+  for (int i = 0; i < count; i++) CHECK(same(result_value(&out, (size_t)i), values[i] < 0 ? 0 : values[i]));
+  struct relu_backward_args backward = {out.data, x.data, y.data, 1, count};
+  RUN(crew, relu_backward, &backward, &out);
+  for (int i = 0; i < count; i++) CHECK(same(result_value(&out, (size_t)i), i % 2 ? values[i] : 0));
+}
+
 static void test_pool(struct crew *crew, int rows, int cols, int window, bool maximum) {
   size_t count = (size_t)(rows * cols);
   struct operand x = operand_random(count * (size_t)window, crew->act, 1);
@@ -315,6 +355,8 @@ static void test_small(struct crew *crew, int rows, int cols) {
   for (int twice = 0; twice < 2; twice++) {
     test_silu(crew, rows, cols, twice);
     test_silu_backward(crew, rows, cols, twice);
+    test_relu(crew, rows, cols, twice);
+    test_relu_backward(crew, rows, cols, twice);
     test_gate_backward(crew, rows, cols, twice);
     test_pool(crew, rows, cols, 1 + 6 * twice, twice);
     test_pool(crew, rows, cols, 1 + 15 * twice, !twice);
@@ -335,6 +377,10 @@ static void test_crew(struct crew *crew) {
   test_small(crew, 35, 8);
   test_swiglu(crew, 3, 1111);
   test_silu(crew, 3, 1111, false);
+  test_relu(crew, 3, 1111, false);
+  test_relu_backward(crew, 3, 1111, false);
+  test_relu_of_faults(crew, 23);
+  test_relu_of_faults(crew, 24);
   test_gate(crew, 3, 1111);
   test_mix(crew, 3, 1111, MIX_GATE, false);
   test_pool(crew, 2, 700, 3, false);

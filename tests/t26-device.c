@@ -78,7 +78,13 @@ static void test_contracts(void) {
   CHECK_FAILS(ERR_INTERNAL, "operation " #name, device_##name(d, &(struct name##_args){__VA_ARGS__}))
   struct matrix nf4 = {.format = WEIGHT_NF4, .rows = 4, .cols = 4, .codes = x}, plain = nf4;
   plain.format = WEIGHT_BF16;
+  struct matrix wider = plain;
+  wider.cols = 8;
   BROKEN(embed, .y = y, .table = &nf4, .tokens = n, .rows = 1);
+  BROKEN(embed, .y = y, .table = &plain, .tokens = n, .positions = n, .rows = 1);
+  BROKEN(embed, .y = y, .table = &plain, .position_table = &plain, .tokens = n, .rows = 1);
+  BROKEN(embed, .y = y, .table = &plain, .position_table = &nf4, .tokens = n, .positions = n, .rows = 1);
+  BROKEN(embed, .y = y, .table = &plain, .position_table = &wider, .tokens = n, .positions = n, .rows = 1);
   BROKEN(frozen_linear, .y = y, .x = x, .parts = {&nf4}, .part_count = 1, .rows = 1);
   BROKEN(frozen_linear, .y = y, .x = x, .parts = {&plain}, .part_count = 4, .rows = 1);
   BROKEN(frozen_linear, .y = x, .x = x, .parts = {&plain}, .part_count = 1, .rows = 1);
@@ -110,6 +116,10 @@ static void test_contracts(void) {
   BROKEN(swiglu_backward, .dx = x, .dy = y, .x = x, .rows = 1, .cols = 4);
   BROKEN(silu, .y = x, .x = NULL, .rows = 1, .cols = 4);
   BROKEN(silu_backward, .dx = x, .dy = y, .x = x, .rows = 1, .cols = 4);
+  BROKEN(relu, .y = y, .x = x, .rows = 1, .cols = 0);
+  BROKEN(relu, .y = y, .x = NULL, .rows = 1, .cols = 4);
+  BROKEN(relu_backward, .dx = x, .dy = x, .y = NULL, .rows = 1, .cols = 4);
+  BROKEN(relu_backward, .dx = y, .dy = x, .y = y, .rows = 1, .cols = 4);
   BROKEN(pool, .y = y, .x = x, .rows = 1, .cols = 4, .window = 0);
   BROKEN(pool, .y = y, .x = x, .rows = 1, .cols = 4, .window = POOL_WINDOW_MAX + 1);
   BROKEN(gate, .u = y, .d = x, .s = x, .z = NULL, .rows = 1, .cols = 4);

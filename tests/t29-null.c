@@ -66,6 +66,8 @@ static const struct matrix bf16_matrix = {.format = WEIGHT_BF16, .rows = 10, .co
 
 static void test_products(struct device *device) {
   COUNTED(embed, 0, 5 * (6 * (2 + 2) + 4), .y = ADDRESS(0), .table = &bf16_matrix, .tokens = ADDRESS(4), .rows = 5);
+  COUNTED(embed, 0, 5 * (6 * (2 + 2 + 2) + 4 + 4), .y = ADDRESS(0), .table = &bf16_matrix,
+          .position_table = &bf16_matrix, .tokens = ADDRESS(4), .positions = ADDRESS(8), .rows = 5);
   /* 3 rows, n = 128, k = 128; weights 2 * 4228; the residual is read, the bias is fp32 */
   COUNTED(frozen_linear, 2 * 3 * 128 * 128, 2 * 3 * (128 + 128 + 128) + 2 * (4096 + 128 + 4) + 4 * 128, .y = ADDRESS(0),
           .x = ADDRESS(1), .parts = {&nf4, &nf4}, .part_count = 2, .bias = ADDRESS(8), .residual = ADDRESS(2),
@@ -76,6 +78,8 @@ static void test_products(struct device *device) {
           .weight = &bf16_matrix, .rows = 4);
   COUNTED(linear, 2 * 7 * 3 * 5, 2 * 7 * (5 + 3) + 2 * 15 + 4 * 3, .y = ADDRESS(0), .x = ADDRESS(1), .w = ADDRESS(2),
           .bias = ADDRESS(4), .rows = 7, .n = 3, .k = 5);
+  COUNTED(linear, 2 * 7 * 3 * 5, 2 * 7 * (5 + 3 + 3) + 2 * 15 + 4 * 3, .y = ADDRESS(0), .x = ADDRESS(1),
+          .w = ADDRESS(2), .bias = ADDRESS(4), .residual = ADDRESS(0), .rows = 7, .n = 3, .k = 5);
   COUNTED(linear_input_grad, 2 * 7 * 3 * 5, 2 * 7 * (3 + 5 + 5) + 2 * 15, .dx = ADDRESS(0), .dy = ADDRESS(1),
           .w = ADDRESS(2), .rows = 7, .n = 3, .k = 5, .accumulate = true);
   COUNTED(linear_weight_grad, 2 * 7 * 3 * 5, 2 * 7 * (3 + 5) + 4 * 15 + 4 * 3, .dw = ADDRESS(0), .dbias = ADDRESS(4),
@@ -93,6 +97,9 @@ static void test_norms(struct device *device) {
   COUNTED(layernorm_backward, 0, 3 * 84 + 3 * 24 + 2 * 28, .dx = ADDRESS(0), .dw = ADDRESS(4), .db = ADDRESS(8),
           .dy = ADDRESS(1), .x = ADDRESS(2), .w = ADDRESS(12), .mean = ADDRESS(16), .rstd = ADDRESS(20), .rows = 7,
           .cols = 6);
+  COUNTED(layernorm_backward, 0, 4 * 84 + 3 * 24 + 2 * 28, .dx = ADDRESS(0), .dw = ADDRESS(4), .db = ADDRESS(8),
+          .dy = ADDRESS(1), .x = ADDRESS(2), .w = ADDRESS(12), .mean = ADDRESS(16), .rstd = ADDRESS(20), .rows = 7,
+          .cols = 6, .accumulate = true);
 }
 
 static void test_attention(struct device *device) {
@@ -120,6 +127,8 @@ static void test_elementwise(struct device *device) {
   COUNTED(swiglu_backward, 0, 5 * 84, .dx = ADDRESS(0), .dy = ADDRESS(1), .x = ADDRESS(2), .rows = 7, .cols = 6);
   COUNTED(silu, 0, 2 * 84, .y = ADDRESS(0), .x = ADDRESS(1), .rows = 7, .cols = 6);
   COUNTED(silu_backward, 0, 3 * 84, .dx = ADDRESS(0), .dy = ADDRESS(1), .x = ADDRESS(2), .rows = 7, .cols = 6);
+  COUNTED(relu, 0, 2 * 84, .y = ADDRESS(0), .x = ADDRESS(1), .rows = 7, .cols = 6);
+  COUNTED(relu_backward, 0, 3 * 84, .dx = ADDRESS(0), .dy = ADDRESS(1), .y = ADDRESS(2), .rows = 7, .cols = 6);
   COUNTED(pool, 0, 84 + 4 * 84, .y = ADDRESS(0), .x = ADDRESS(1), .rows = 7, .cols = 6, .window = 4);
   COUNTED(gate, 0, 3 * 84 + 24, .u = ADDRESS(0), .d = ADDRESS(1), .s = ADDRESS(2), .z = ADDRESS(4), .rows = 7,
           .cols = 6);

@@ -97,23 +97,34 @@ static int run(struct device *device, const struct multiply *task) {
 
 /* ---- frozen weights ------------------------------------------------------------------------------------- */
 
-static void embed_row(void *y, enum dtype act, const bf16 *row, int cols) {
-  if (act == DTYPE_BF16) {
-    memcpy(y, row, 2 * (size_t)cols);
+/** y = the token's row, plus that of its position where there is one. */
+static void embed_row(void *y, enum dtype act, const bf16 *token, const bf16 *position, int cols) {
+  if (act == DTYPE_BF16 && !position) {
+    memcpy(y, token, 2 * (size_t)cols);
     return;
   }
-  for (int i = 0; i < cols; i++) ((float *)y)[i] = bf16_to_float(row[i]);
+  for (int i = 0; i < cols; i++) {
+    float value = bf16_to_float(token[i]);
+    if (position) value += bf16_to_float(position[i]);
+    if (act == DTYPE_BF16)
+      ((bf16 *)y)[i] = float_to_bf16(value);
+    else
+      ((float *)y)[i] = value;
+  }
 }
 
 int cpu_embed(struct device *device, const struct embed_args *arguments) {
-  const struct matrix *table = arguments->table;
+  const struct matrix *table = arguments->table, *position_table = arguments->position_table;
   size_t cols = (size_t)table->cols;
   for (int t = 0; t < arguments->rows; t++) {
-    int32_t token = arguments->tokens[t];
+    int32_t token = arguments->tokens[t], position = position_table ? arguments->positions[t] : 0;
     if (token < 0 || token >= table->rows)
       return fail(ERR_INTERNAL, "embed: token %d is not in the vocabulary of %d", token, table->rows);
+    if (position_table && (position < 0 || position >= position_table->rows))
+      return fail(ERR_INTERNAL, "embed: row %d is at position %d of %d", t, position, position_table->rows);
     embed_row((char *)arguments->y + t * device_act_bytes(device, cols), device->act,
-              (const bf16 *)table->codes + token * cols, table->cols);
+              (const bf16 *)table->codes + token * cols,
+              position_table ? (const bf16 *)position_table->codes + position * cols : NULL, table->cols);
   }
   return OK;
 }

@@ -1,4 +1,4 @@
-/** SwiGLU, SiLU, pooling and rounding to activations. */
+/** SwiGLU, SiLU, ReLU, pooling and rounding to activations. */
 #include "kernels/cuda/kernel.cuh"
 
 template <typename T>
@@ -102,6 +102,51 @@ extern "C" cudaError_t cuda_launch_silu_backward(const cuda_context *context, co
   return by_act(context, [&]<typename T>(T) {
     return each<wide_of<T>>(context, silu_backward<T>{(T *)a->dx, (const T *)a->dy, (const T *)a->x}, count,
                             count % wide_of<T> == 0 && all_aligned(a->dx, a->dy, a->x));
+  });
+}
+
+template <typename T>
+struct relu {
+  T *y;
+  const T *x;
+  template <int N>
+  __device__ void run(unsigned i) const {
+    float v[N];
+    load<N>(v, x, i);
+#pragma unroll
+    for (int k = 0; k < N; k++) v[k] = v[k] < 0.0f ? 0.0f : v[k]; /* a NaN stays one, as fmaxf() would not have it */
+    store<N>(y, i, v);
+  }
+};
+
+extern "C" cudaError_t cuda_launch_relu(const cuda_context *context, const relu_args *a) {
+  size_t count = (size_t)a->rows * a->cols;
+  return by_act(context, [&]<typename T>(T) {
+    return each<wide_of<T>>(context, relu<T>{(T *)a->y, (const T *)a->x}, count,
+                            count % wide_of<T> == 0 && all_aligned(a->y, a->x));
+  });
+}
+
+template <typename T>
+struct relu_backward {
+  T *dx;
+  const T *dy, *y;
+  template <int N>
+  __device__ void run(unsigned i) const {
+    float v[N], d[N];
+    load<N>(v, y, i);
+    load<N>(d, dy, i);
+#pragma unroll
+    for (int k = 0; k < N; k++) d[k] = v[k] > 0.0f ? d[k] : 0.0f;
+    store<N>(dx, i, d);
+  }
+};
+
+extern "C" cudaError_t cuda_launch_relu_backward(const cuda_context *context, const relu_backward_args *a) {
+  size_t count = (size_t)a->rows * a->cols;
+  return by_act(context, [&]<typename T>(T) {
+    return each<wide_of<T>>(context, relu_backward<T>{(T *)a->dx, (const T *)a->dy, (const T *)a->y}, count,
+                            count % wide_of<T> == 0 && all_aligned(a->dx, a->dy, a->y));
   });
 }
 

@@ -40,8 +40,8 @@ struct cuda_context {
 /* clang-format off */
 #define CUDA_KERNEL_OPERATIONS(X) \
   X(embed) X(rmsnorm) X(rmsnorm_backward) X(layernorm) X(layernorm_backward) X(rope) X(attention) \
-  X(attention_backward) X(swiglu) X(swiglu_backward) X(silu) X(silu_backward) X(pool) X(gate) X(gate_backward) \
-  X(mix) X(mix_backward) X(copy_rows) X(to_act) X(from_act) X(cross_entropy) X(argmax) X(fixed_add) X(fixed_total) \
+  X(attention_backward) X(swiglu) X(swiglu_backward) X(silu) X(silu_backward) X(relu) X(relu_backward) X(pool) \
+  X(gate) X(gate_backward) X(mix) X(mix_backward) X(copy_rows) X(to_act) X(from_act) X(cross_entropy) X(argmax) X(fixed_add) X(fixed_total) \
   X(fixed_get) X(sum_squares) X(adamw)
 /* clang-format on */
 

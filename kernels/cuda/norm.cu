@@ -149,7 +149,8 @@ __global__ void __launch_bounds__(BLOCK) layernorm_backward_kernel(const layerno
   if (here.row >= a.rows) return;
   size_t row = (size_t)here.row * a.cols;
   const T *x = (const T *)a.x + row, *dy = (const T *)a.dy + row;
-  float g = 0, gx = 0, v[N], d[N], w[N], mean = a.mean[here.row], rstd = a.rstd[here.row];
+  T *dx = (T *)a.dx + row;
+  float g = 0, gx = 0, v[N], d[N], w[N], old[N], mean = a.mean[here.row], rstd = a.rstd[here.row];
   for (int j = here.lane * N; j < a.cols; j += TEAM * N) {
     load<N>(v, x, j);
     load<N>(d, dy, j);
@@ -166,9 +167,11 @@ __global__ void __launch_bounds__(BLOCK) layernorm_backward_kernel(const layerno
     load<N>(v, x, j);
     load<N>(d, dy, j);
     load<N>(w, a.w, j);
+    if (a.accumulate) load<N>(old, dx, j);
 #pragma unroll
-    for (int k = 0; k < N; k++) d[k] = rstd * (w[k] * d[k] - g - (v[k] - mean) * rstd * gx);
-    store<N>((T *)a.dx + row, j, d);
+    for (int k = 0; k < N; k++)
+      d[k] = (a.accumulate ? old[k] : 0.0f) + rstd * (w[k] * d[k] - g - (v[k] - mean) * rstd * gx);
+    store<N>(dx, j, d);
   }
 }
 

@@ -1,32 +1,47 @@
 /** Embedding rows, rotary embedding and moving rows. */
 #include "kernels/cuda/kernel.cuh"
 
+/** A table, and which of its rows each row takes. */
+struct lookup {
+  const __nv_bfloat16 *table; /**< [rows, cols], or NULL: none */
+  const int32_t *index;
+  int rows;
+};
+
+static lookup lookup_of(const matrix *table, const int32_t *index) {
+  return table ? lookup{(const __nv_bfloat16 *)table->codes, index, table->rows} : lookup{};
+}
+
 template <typename T>
 struct embed {
   T *y;
-  const __nv_bfloat16 *table;
-  const int32_t *tokens;
+  lookup tokens, positions;
   unsigned cols;
-  int vocabulary;
   cuda_fault *fault;
   template <int N>
   __device__ void run(unsigned i) const {
-    float v[N];
-    unsigned row = i / cols;
-    int token = tokens[row];
-    if (token < 0 || token >= vocabulary) return report(fault, FAULT_TOKEN, (int)row, token, vocabulary);
-    load<N>(v, table, (size_t)token * cols + i % cols);
+    float v[N], p[N];
+    unsigned row = i / cols, column = i % cols;
+    int token = tokens.index[row], position = positions.table ? positions.index[row] : 0;
+    if (token < 0 || token >= tokens.rows) return report(fault, FAULT_TOKEN, (int)row, token, tokens.rows);
+    load<N>(v, tokens.table, (size_t)token * cols + column);
+    if (positions.table) {
+      if (position < 0 || position >= positions.rows)
+        return report(fault, FAULT_POSITION, (int)row, position, positions.rows);
+      load<N>(p, positions.table, (size_t)position * cols + column);
+#pragma unroll
+      for (int k = 0; k < N; k++) v[k] += p[k];
+    }
     store<N>(y, i, v);
   }
 };
 
 extern "C" cudaError_t cuda_launch_embed(const cuda_context *context, const embed_args *a) {
   return by_act(context, [&]<typename T>(T) {
-    embed<T> f = {(T *)a->y,      (const __nv_bfloat16 *)a->table->codes,
-                  a->tokens,      (unsigned)a->table->cols,
-                  a->table->rows, context->fault};
-    return each<wide_of<T>>(context, f, (size_t)a->rows * a->table->cols,
-                            a->table->cols % wide_of<T> == 0 && all_aligned(a->y, a->table->codes));
+    embed<T> f = {(T *)a->y, lookup_of(a->table, a->tokens), lookup_of(a->position_table, a->positions),
+                  (unsigned)a->table->cols, context->fault};
+    return each<wide_of<T>>(context, f, (size_t)a->rows * f.cols,
+                            f.cols % wide_of<T> == 0 && all_aligned(a->y, f.tokens.table, f.positions.table));
   });
 }
 

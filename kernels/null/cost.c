@@ -26,9 +26,10 @@ static cost product(double rows, double n, double k, double act, double weights,
                 .bytes = act * rows * (k + n + (residual ? n : 0)) + weights + (bias ? 4 * n : 0)};
 }
 
-/* T c (2 + a): rows of a bf16 table; 4 T: their numbers */
+/* T c a: the result; T c 2 of each bf16 table, one or two, and 4 T: the numbers of its rows */
 static cost embed_cost(const struct embed_args *a, double act) {
-  return moves((double)a->rows * (a->table->cols * (2 + act) + 4));
+  double tables = a->position_table ? 2 : 1;
+  return moves((double)a->rows * (a->table->cols * (2 * tables + act) + 4 * tables));
 }
 
 static cost frozen_linear_cost(const struct frozen_linear_args *a, double act) {
@@ -84,7 +85,7 @@ static cost layernorm_cost(const struct layernorm_args *a, double act) {
   return rows_cost(a->rows, a->cols, act, 2, 2, a->rstd ? 2 : 0);
 }
 static cost layernorm_backward_cost(const struct layernorm_backward_args *a, double act) {
-  return rows_cost(a->rows, a->cols, act, 3, 3, 2);
+  return rows_cost(a->rows, a->cols, act, a->accumulate ? 4 : 3, 3, 2);
 }
 
 /* The rotated heads are read and written; a row's position, cosines and sines: 4 (1 + head_dim) */
@@ -119,6 +120,12 @@ static cost silu_cost(const struct silu_args *a, double act) {
   return rows_cost(a->rows, a->cols, act, 2, 0, 0);
 }
 static cost silu_backward_cost(const struct silu_backward_args *a, double act) {
+  return rows_cost(a->rows, a->cols, act, 3, 0, 0);
+}
+static cost relu_cost(const struct relu_args *a, double act) {
+  return rows_cost(a->rows, a->cols, act, 2, 0, 0);
+}
+static cost relu_backward_cost(const struct relu_backward_args *a, double act) {
   return rows_cost(a->rows, a->cols, act, 3, 0, 0);
 }
 static cost pool_cost(const struct pool_args *a, double act) {

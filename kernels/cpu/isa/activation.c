@@ -1,6 +1,6 @@
 /**
  * @file activation.c
- * SwiGLU, SiLU, pooling and rounding to the activation type.
+ * SwiGLU, SiLU, ReLU, pooling and rounding to the activation type.
  */
 #include "base/error.h"
 #include "kernels/cpu/isa/isa.h"
@@ -75,6 +75,36 @@ int ISA_NAME(cpu_silu_backward)(struct device *device, const struct silu_backwar
     for (int i = 0; i < count; i += LANES) {
       vec v = vec_load(x + i), sigmoid = vec_sigmoid(v);
       vec_store(dy + i, vec_load(dy + i) * (sigmoid * (1.0f + v * (1.0f - sigmoid))));
+    }
+    act_store(a->dx, (size_t)begin, dy, count, device->act);
+  }
+  return OK;
+}
+
+int ISA_NAME(cpu_relu)(struct device *device, const struct relu_args *a) {
+  int64_t elements = (int64_t)a->rows * a->cols;
+#pragma omp parallel for num_threads(cpu_state(device)->threads) schedule(static)
+  for (int64_t begin = 0; begin < elements; begin += CHUNK) {
+    float x[CHUNK];
+    int count = elements - begin < CHUNK ? (int)(elements - begin) : CHUNK;
+    act_load(x, a->x, (size_t)begin, count, device->act);
+    for (int i = 0; i < count; i += LANES) vec_store(x + i, vec_max(vec_set(0), vec_load(x + i))); /* a NaN stays one */
+    act_store(a->y, (size_t)begin, x, count, device->act);
+  }
+  return OK;
+}
+
+int ISA_NAME(cpu_relu_backward)(struct device *device, const struct relu_backward_args *a) {
+  int64_t elements = (int64_t)a->rows * a->cols;
+#pragma omp parallel for num_threads(cpu_state(device)->threads) schedule(static)
+  for (int64_t begin = 0; begin < elements; begin += CHUNK) {
+    float y[CHUNK], dy[CHUNK];
+    int count = elements - begin < CHUNK ? (int)(elements - begin) : CHUNK;
+    act_load(y, a->y, (size_t)begin, count, device->act);
+    act_load(dy, a->dy, (size_t)begin, count, device->act);
+    for (int i = 0; i < count; i += LANES) {
+      vec_int passes = vec_load(y + i) > vec_set(0);
+      vec_store(dy + i, (vec)(passes & (vec_int)vec_load(dy + i)));
     }
     act_store(a->dx, (size_t)begin, dy, count, device->act);
   }

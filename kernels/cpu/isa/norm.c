@@ -157,17 +157,20 @@ static struct layernorm_sums layernorm_row_sums(float *dw, float *db, const stru
 
 static void layernorm_row_backward(const struct layernorm_backward_args *a, int t, struct layernorm_sums sums,
                                    enum dtype act) {
-  float dy[CHUNK], x[CHUNK], rstd = a->rstd[t], mean = a->mean[t];
+  float dy[CHUNK], x[CHUNK], dx[CHUNK], rstd = a->rstd[t], mean = a->mean[t];
   float g = sums.g / (float)a->cols, gx = sums.gx / (float)a->cols;
   size_t row = (size_t)t * (size_t)a->cols;
   for (int begin = 0; begin < a->cols; begin += CHUNK) {
     int count = chunk_length(begin, a->cols);
     const float *w = a->w + begin;
-    act_load(dy, a->dy, row + (size_t)begin, count, act);
-    act_load(x, a->x, row + (size_t)begin, count, act);
+    size_t from = row + (size_t)begin;
+    act_load(dy, a->dy, from, count, act);
+    act_load(x, a->x, from, count, act);
+    if (a->accumulate) act_load(dx, a->dx, from, count, act);
 #pragma omp simd
-    for (int i = 0; i < count; i++) dy[i] = rstd * (w[i] * dy[i] - g - (x[i] - mean) * rstd * gx);
-    act_store(a->dx, row + (size_t)begin, dy, count, act);
+    for (int i = 0; i < count; i++)
+      dx[i] = (a->accumulate ? dx[i] : 0) + rstd * (w[i] * dy[i] - g - (x[i] - mean) * rstd * gx);
+    act_store(a->dx, from, dx, count, act);
   }
 }
 
