@@ -137,8 +137,9 @@ static int check_layer(const struct backbone_file *file, int layer) {
   return fail(ERR_INTERNAL, "%s: there is no layer %d", name_of(file), layer);
 }
 
+/* A part that the model has not, and all of a shape, leave `out` as it is. */
 static int read_part(struct backbone_file *file, const struct backbone_part *part, void *out) {
-  return file->h5 ? h5_read(file->h5, part->name, part->type, part->rows, part->cols, out) : OK;
+  return file->h5 && part->rows > 0 ? h5_read(file->h5, part->name, part->type, part->rows, part->cols, out) : OK;
 }
 
 int backbone_file_matrix(struct backbone_file *file, int layer, enum backbone_matrix which, struct matrix *out) {
@@ -152,7 +153,8 @@ int backbone_file_matrix(struct backbone_file *file, int layer, enum backbone_ma
   int count = backbone_matrix_parts(out, layer, which, parts, data);
   for (int i = 0; i < count; i++) {
     TRY(read_part(file, &parts[i], data[i]));
-    if (file->h5 && has_scale_mean(parts[i].name)) TRY(get_scale_mean(file->h5, parts[i].name, &out->scale_mean));
+    if (file->h5 && parts[i].rows > 0 && has_scale_mean(parts[i].name))
+      TRY(get_scale_mean(file->h5, parts[i].name, &out->scale_mean));
   }
   return OK;
 }
@@ -160,22 +162,17 @@ int backbone_file_matrix(struct backbone_file *file, int layer, enum backbone_ma
 int backbone_file_vector(struct backbone_file *file, int layer, enum backbone_vector which, float *out) {
   TRY(check_layer(file, layer));
   struct backbone_part part = backbone_vector_part(&file->shape, layer, which);
-  return part.rows > 0 ? read_part(file, &part, out) : OK;
-}
-
-int backbone_file_embedding(struct backbone_file *file, bf16 *out) {
-  struct backbone_part part = backbone_table_part(&file->shape, TABLE_EMBEDDING);
   return read_part(file, &part, out);
 }
 
-int backbone_file_head(struct backbone_file *file, bf16 *out) {
-  struct backbone_part part =
-      backbone_table_part(&file->shape, file->shape.config.tied_head ? TABLE_EMBEDDING : TABLE_HEAD);
+int backbone_file_table(struct backbone_file *file, enum backbone_table table, bf16 *out) {
+  if (table == TABLE_HEAD && file->shape.config.tied_head) table = TABLE_EMBEDDING;
+  struct backbone_part part = backbone_table_part(&file->shape, table);
   return read_part(file, &part, out);
 }
 
-int backbone_file_final_norm(struct backbone_file *file, float *out) {
-  struct backbone_part part = backbone_final_norm_part(&file->shape);
+int backbone_file_final(struct backbone_file *file, enum backbone_final which, float *out) {
+  struct backbone_part part = backbone_final_part(&file->shape, which);
   return read_part(file, &part, out);
 }
 

@@ -49,9 +49,10 @@ double backbone_layer_weights(const struct model_config *config);
 int backbone_vector_size(const struct model_config *config, enum backbone_vector which); /**< 0: this model has none */
 int backbone_table_rows(const struct model_config *config, enum backbone_table table); /**< 0: it has none of its own */
 int backbone_final_size(const struct model_config *config, enum backbone_final which); /**< 0: it has none */
-/** Hugging Face names: "model.layers.3.self_attn.q_proj.weight" into `name[96]`. */
+/** Hugging Face names, of parts that the family has: "model.layers.3.self_attn.q_proj.weight" into `name[96]`. */
 void backbone_matrix_name(enum model_family family, int layer, enum backbone_matrix which, char name[96]);
 void backbone_vector_name(enum model_family family, int layer, enum backbone_vector which, char name[96]);
+const char *backbone_layers_name(enum model_family family); /**< what a layer's number follows: "model.layers." */
 const char *backbone_table_name(enum model_family family, enum backbone_table table);
 const char *backbone_final_name(enum model_family family, enum backbone_final which);
 /** Rows of a published table ahead of those that the file holds: OPT's positions begin at row 2. */

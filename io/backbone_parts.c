@@ -9,10 +9,20 @@ static const char *const vector_names[VECTOR_COUNT] = {[VECTOR_INPUT_NORM] = "in
                                                        [VECTOR_POST_NORM] = "post_attention_norm",
                                                        [VECTOR_Q_BIAS] = "q_bias",
                                                        [VECTOR_K_BIAS] = "k_bias",
-                                                       [VECTOR_V_BIAS] = "v_bias"};
+                                                       [VECTOR_V_BIAS] = "v_bias",
+                                                       [VECTOR_INPUT_NORM_BIAS] = "input_norm_bias",
+                                                       [VECTOR_POST_NORM_BIAS] = "post_attention_norm_bias",
+                                                       [VECTOR_O_BIAS] = "o_bias",
+                                                       [VECTOR_UP_BIAS] = "up_bias",
+                                                       [VECTOR_DOWN_BIAS] = "down_bias"};
+static const char *const table_names[TABLE_COUNT] = {
+    [TABLE_EMBEDDING] = "/embedding", [TABLE_HEAD] = "/head", [TABLE_POSITIONS] = "/positions"};
+static const char *const final_names[FINAL_COUNT] = {
+    [FINAL_NORM] = "/final_norm", [FINAL_NORM_BIAS] = "/final_norm_bias"};
 
 void backbone_matrix_shape(const struct model_config *config, enum backbone_matrix which, int *rows, int *cols) {
   int q_width = config->heads * config->head_dim, kv_width = config->kv_heads * config->head_dim;
+  bool opt = model_family(config) == FAMILY_OPT;
   *rows = config->hidden;
   *cols = config->hidden;
   switch (which) {
@@ -27,6 +37,9 @@ void backbone_matrix_shape(const struct model_config *config, enum backbone_matr
       *cols = q_width;
       break;
     case MATRIX_GATE:
+      *rows = opt ? 0 : config->feed_forward;
+      *cols = opt ? 0 : config->hidden;
+      break;
     case MATRIX_UP:
       *rows = config->feed_forward;
       break;
@@ -49,23 +62,37 @@ double backbone_layer_weights(const struct model_config *config) {
 }
 
 int backbone_vector_size(const struct model_config *config, enum backbone_vector which) {
-  if (which == VECTOR_INPUT_NORM || which == VECTOR_POST_NORM) return config->hidden;
-  if (!config->attention_bias) return 0;
-  return (which == VECTOR_Q_BIAS ? config->heads : config->kv_heads) * config->head_dim;
+  bool opt = model_family(config) == FAMILY_OPT;
+  switch (which) {
+    case VECTOR_INPUT_NORM:
+    case VECTOR_POST_NORM:
+      return config->hidden;
+    case VECTOR_Q_BIAS:
+      return config->attention_bias ? config->heads * config->head_dim : 0;
+    case VECTOR_K_BIAS:
+    case VECTOR_V_BIAS:
+      return config->attention_bias ? config->kv_heads * config->head_dim : 0;
+    case VECTOR_INPUT_NORM_BIAS:
+    case VECTOR_POST_NORM_BIAS:
+    case VECTOR_O_BIAS:
+    case VECTOR_DOWN_BIAS:
+      return opt ? config->hidden : 0;
+    case VECTOR_UP_BIAS:
+      return opt ? config->feed_forward : 0;
+    case VECTOR_COUNT:
+      break;
+  }
+  return 0;
 }
 
-void backbone_matrix_name(int layer, enum backbone_matrix which, char name[96]) {
-  const char *block = which <= MATRIX_O ? "self_attn" : "mlp";
-  snprintf(name, 96, "model.layers.%d.%s.%s.weight", layer, block, matrix_names[which]);
+int backbone_table_rows(const struct model_config *config, enum backbone_table table) {
+  if (table == TABLE_EMBEDDING) return config->vocabulary;
+  if (table == TABLE_HEAD) return config->tied_head ? 0 : config->vocabulary;
+  return model_family(config) == FAMILY_OPT ? config->max_positions : 0;
 }
 
-void backbone_vector_name(int layer, enum backbone_vector which, char name[96]) {
-  static const char *const names[VECTOR_COUNT] = {[VECTOR_INPUT_NORM] = "input_layernorm.weight",
-                                                  [VECTOR_POST_NORM] = "post_attention_layernorm.weight",
-                                                  [VECTOR_Q_BIAS] = "self_attn.q_proj.bias",
-                                                  [VECTOR_K_BIAS] = "self_attn.k_proj.bias",
-                                                  [VECTOR_V_BIAS] = "self_attn.v_proj.bias"};
-  snprintf(name, 96, "model.layers.%d.%s", layer, names[which]);
+int backbone_final_size(const struct model_config *config, enum backbone_final which) {
+  return which == FINAL_NORM || model_family(config) == FAMILY_OPT ? config->hidden : 0;
 }
 
 struct matrix backbone_matrix_of(const struct backbone_shape *shape, enum backbone_matrix which) {
@@ -108,14 +135,17 @@ struct backbone_part backbone_vector_part(const struct backbone_shape *shape, in
 }
 
 struct backbone_part backbone_table_part(const struct backbone_shape *shape, enum backbone_table table) {
-  struct backbone_part part = {
-      .type = H5_U16, .rows = (uint64_t)shape->config.vocabulary, .cols = (uint64_t)shape->config.hidden};
-  strcpy(part.name, table == TABLE_EMBEDDING ? "/embedding" : "/head");
+  struct backbone_part part = {.type = H5_U16,
+                               .rows = (uint64_t)backbone_table_rows(&shape->config, table),
+                               .cols = (uint64_t)shape->config.hidden};
+  strcpy(part.name, table_names[table]);
   return part;
 }
 
-struct backbone_part backbone_final_norm_part(const struct backbone_shape *shape) {
-  return (struct backbone_part){.name = "/final_norm", .type = H5_F32, .rows = (uint64_t)shape->config.hidden};
+struct backbone_part backbone_final_part(const struct backbone_shape *shape, enum backbone_final which) {
+  struct backbone_part part = {.type = H5_F32, .rows = (uint64_t)backbone_final_size(&shape->config, which)};
+  strcpy(part.name, final_names[which]);
+  return part;
 }
 
 struct visitor {
@@ -123,30 +153,40 @@ struct visitor {
   void *context;
 };
 
+/* A part that the model has not is none of its datasets. */
+static int visit_part(const struct visitor *visitor, const struct backbone_part *part) {
+  return part->rows > 0 ? visitor->visit(visitor->context, part) : OK;
+}
+
 static int visit_layer(const struct backbone_shape *shape, int layer, const struct visitor *visitor) {
   for (int which = 0; which < VECTOR_COUNT; which++) {
     struct backbone_part part = backbone_vector_part(shape, layer, (enum backbone_vector)which);
-    if (part.rows > 0) TRY(visitor->visit(visitor->context, &part));
+    TRY(visit_part(visitor, &part));
   }
   for (int which = 0; which < MATRIX_COUNT; which++) {
     struct matrix matrix = backbone_matrix_of(shape, (enum backbone_matrix)which);
     struct backbone_part parts[MATRIX_PARTS];
     void *data[MATRIX_PARTS];
     int count = backbone_matrix_parts(&matrix, layer, (enum backbone_matrix)which, parts, data);
-    for (int i = 0; i < count; i++) TRY(visitor->visit(visitor->context, &parts[i]));
+    for (int i = 0; i < count; i++) TRY(visit_part(visitor, &parts[i]));
   }
   return OK;
 }
 
+static int visit_table(const struct backbone_shape *shape, enum backbone_table table, const struct visitor *visitor) {
+  struct backbone_part part = backbone_table_part(shape, table);
+  return visit_part(visitor, &part);
+}
+
 int backbone_each_part(const struct backbone_shape *shape,
                        int (*visit)(void *context, const struct backbone_part *part), void *context) {
-  const struct visitor visitor = {visit, context};
-  struct backbone_part part = backbone_table_part(shape, TABLE_EMBEDDING);
-  TRY(visit(context, &part));
+  const struct visitor visitor = {.visit = visit, .context = context};
+  TRY(visit_table(shape, TABLE_EMBEDDING, &visitor));
+  TRY(visit_table(shape, TABLE_POSITIONS, &visitor));
   for (int layer = 0; layer < shape->config.layers; layer++) TRY(visit_layer(shape, layer, &visitor));
-  part = backbone_final_norm_part(shape);
-  TRY(visit(context, &part));
-  if (shape->config.tied_head) return OK;
-  part = backbone_table_part(shape, TABLE_HEAD);
-  return visit(context, &part);
+  for (int which = 0; which < FINAL_COUNT; which++) {
+    struct backbone_part part = backbone_final_part(shape, (enum backbone_final)which);
+    TRY(visit_part(&visitor, &part));
+  }
+  return visit_table(shape, TABLE_HEAD, &visitor);
 }

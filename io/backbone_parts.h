@@ -29,12 +29,14 @@ int backbone_each_part(const struct backbone_shape *shape,
 struct matrix backbone_matrix_of(const struct backbone_shape *shape, enum backbone_matrix which);
 
 enum { MATRIX_PARTS = 3 };
+/** Those of a part that the model has not have no rows. */
+
 /** The datasets of a matrix and where their bytes are in `matrix` (data[i] for parts[i]); returns how many. */
 int backbone_matrix_parts(const struct matrix *matrix, int layer, enum backbone_matrix which,
                           struct backbone_part parts[MATRIX_PARTS], void *data[MATRIX_PARTS]);
 struct backbone_part backbone_vector_part(const struct backbone_shape *shape, int layer, enum backbone_vector which);
 struct backbone_part backbone_table_part(const struct backbone_shape *shape, enum backbone_table table);
-struct backbone_part backbone_final_norm_part(const struct backbone_shape *shape);
+struct backbone_part backbone_final_part(const struct backbone_shape *shape, enum backbone_final which);
 
 /** The attributes of / and /config that describe the shape, and back (checked). */
 int backbone_shape_write(struct h5_file *file, const struct backbone_shape *shape);

@@ -5,7 +5,7 @@
 struct backbone_writer {
   struct h5_file *h5;
   struct backbone_shape shape;
-  int64_t rows_written[2]; /**< by enum backbone_table */
+  int64_t rows_written[TABLE_COUNT];
 };
 
 int backbone_writer_create(struct backbone_writer **out, const char *path, const struct model_config *config,
@@ -33,7 +33,9 @@ void backbone_writer_close(struct backbone_writer **writer) {
   *writer = NULL;
 }
 
+/* Of a part that the model has not, nothing is written. */
 static int write_part(struct backbone_writer *writer, const struct backbone_part *part, const void *data) {
+  if (part->rows == 0) return OK;
   return h5_write(writer->h5, part->name, part->type, part->rows, part->cols, data);
 }
 
@@ -47,17 +49,17 @@ int backbone_writer_matrix(struct backbone_writer *writer, int layer, enum backb
   void *data[MATRIX_PARTS];
   int count = backbone_matrix_parts(matrix, layer, which, parts, data);
   for (int i = 0; i < count; i++) TRY(write_part(writer, &parts[i], data[i]));
-  if (!matrix->double_quantized) return OK;
+  if (!matrix->double_quantized || matrix->rows == 0) return OK;
   return h5_set_number(writer->h5, parts[1].name, "scale_mean", (double)matrix->scale_mean);
 }
 
 int backbone_writer_vector(struct backbone_writer *writer, int layer, enum backbone_vector which, const float *data) {
   struct backbone_part part = backbone_vector_part(&writer->shape, layer, which);
-  return part.rows > 0 ? write_part(writer, &part, data) : OK;
+  return write_part(writer, &part, data);
 }
 
-int backbone_writer_final_norm(struct backbone_writer *writer, const float *data) {
-  struct backbone_part part = backbone_final_norm_part(&writer->shape);
+int backbone_writer_final(struct backbone_writer *writer, enum backbone_final which, const float *data) {
+  struct backbone_part part = backbone_final_part(&writer->shape, which);
   return write_part(writer, &part, data);
 }
 

@@ -10,6 +10,29 @@
 enum { MAX_LAYERS = 4096, MAX_WIDTH = 1 << 20, MAX_HEADS = 4096, MAX_HEAD_DIM = 4096, MAX_VOCABULARY = 1 << 24 };
 enum { MAX_POSITIONS = 1 << 30, DEFAULT_POSITIONS = 2048 };
 
+#define KNOWN_ARCHITECTURES "known are llama, mistral, qwen2 and opt"
+
+static const struct architecture {
+  const char *name;
+  enum model_family family;
+} architectures[] = {
+    {.name = "llama", .family = FAMILY_LLAMA},
+    {.name = "mistral", .family = FAMILY_LLAMA},
+    {.name = "qwen2", .family = FAMILY_LLAMA},
+    {.name = "opt", .family = FAMILY_OPT},
+};
+
+static const struct architecture *find_architecture(const char *name) {
+  for (size_t i = 0; i < sizeof architectures / sizeof *architectures; i++)
+    if (strcmp(name, architectures[i].name) == 0) return &architectures[i];
+  return NULL;
+}
+
+enum model_family model_family(const struct model_config *config) {
+  const struct architecture *found = find_architecture(config->architecture);
+  return found ? found->family : FAMILY_LLAMA;
+}
+
 static int check_range(const char *name, int64_t value, int64_t least, int64_t most) {
   if (value >= least && value <= most) return OK;
   return fail(ERR_INPUT, "%s is %lld, expected %lld to %lld", name, (long long)value, (long long)least,
@@ -31,12 +54,12 @@ static int check_sizes(const struct model_config *config) {
   TRY(check_range("the number of positions", config->max_positions, 1, MAX_POSITIONS));
   if (config->heads % config->kv_heads)
     return fail(ERR_INPUT, "%d heads cannot be shared among %d key/value heads", config->heads, config->kv_heads);
-  if (config->head_dim % 2)
-    return fail(ERR_INPUT, "the head dimension %d is odd, but RoPE turns pairs", config->head_dim);
   return OK;
 }
 
-static int check_rope(const struct model_config *config) {
+static int check_llama(const struct model_config *config) {
+  if (config->head_dim % 2)
+    return fail(ERR_INPUT, "the head dimension %d is odd, but RoPE turns pairs", config->head_dim);
   TRY(check_positive("the RMSNorm epsilon", (double)config->norm_epsilon));
   TRY(check_positive("the RoPE base", config->rope_theta));
   if (config->rope_scaling == ROPE_PLAIN) return OK;
@@ -51,13 +74,22 @@ static int check_rope(const struct model_config *config) {
   return OK;
 }
 
+static int check_opt(const struct model_config *config) {
+  if (config->head_dim % 2)
+    return fail(ERR_INPUT, "the head dimension %d is odd, but attention takes pairs", config->head_dim);
+  if (!config->attention_bias) return fail(ERR_INPUT, "attention_bias is false, but q, k and v of OPT have a bias");
+  return check_positive("the LayerNorm epsilon", (double)config->norm_epsilon);
+}
+
 static int check_token(const struct model_config *config, const char *name, int32_t id, int32_t least) {
   return check_range(name, id, least, config->vocabulary - 1);
 }
 
 int model_config_check(const struct model_config *config) {
+  if (!find_architecture(config->architecture))
+    return fail(ERR_INPUT, "the architecture \"%s\" is not supported; " KNOWN_ARCHITECTURES, config->architecture);
   TRY(check_sizes(config));
-  TRY(check_rope(config));
+  TRY(model_family(config) == FAMILY_OPT ? check_opt(config) : check_llama(config));
   TRY(check_token(config, "the bos token", config->bos, -1));
   TRY(check_token(config, "the pad token", config->pad, -1));
   TRY(check_range("the number of eos tokens", config->eos_count, 0, MODEL_MAX_EOS));
@@ -101,27 +133,31 @@ static int get_truth(const json_t *object, const char *name, bool *out) {
 
 static int parse_architecture(const json_t *root, struct model_config *out) {
   const char *type = json_string_value(json_object_get(root, "model_type"));
-  static const char *const known[] = {"llama", "mistral", "qwen2"};
-  for (size_t i = 0; type && i < sizeof known / sizeof *known; i++)
-    if (strcmp(type, known[i]) == 0) {
-      memcpy(out->architecture, known[i], strlen(known[i]) + 1);
-      return OK;
-    }
-  return fail(ERR_INPUT, "the architecture \"%.40s\" (model_type) is not supported; known are llama, mistral and qwen2",
-              type ? type : "");
+  const struct architecture *found = type ? find_architecture(type) : NULL;
+  if (!found)
+    return fail(ERR_INPUT, "the architecture \"%.40s\" (model_type) is not supported; " KNOWN_ARCHITECTURES,
+                type ? type : "");
+  memcpy(out->architecture, found->name, strlen(found->name) + 1);
+  return OK;
 }
 
-/* LLaMA 1 files have no num_key_value_heads; head_dim is only given where it is not hidden / heads. */
-static int parse_sizes(const json_t *root, struct model_config *out) {
+/* As many key/value heads as heads, each of hidden / heads. */
+static int parse_sizes(const json_t *root, const char *feed_forward, struct model_config *out) {
   TRY(need_integer(root, "num_hidden_layers", &out->layers));
   TRY(need_integer(root, "hidden_size", &out->hidden));
   TRY(need_integer(root, "num_attention_heads", &out->heads));
-  TRY(need_integer(root, "intermediate_size", &out->feed_forward));
+  TRY(need_integer(root, feed_forward, &out->feed_forward));
   TRY(need_integer(root, "vocab_size", &out->vocabulary));
-  out->kv_heads = out->heads;
-  TRY(get_integer(root, "num_key_value_heads", &out->kv_heads));
   TRY(check_range("\"num_attention_heads\"", out->heads, 1, MAX_HEADS));
+  out->kv_heads = out->heads;
   out->head_dim = out->hidden / out->heads;
+  return OK;
+}
+
+/* LLaMA 1 files have no num_key_value_heads; head_dim is only given where it is not hidden / heads. */
+static int parse_llama_sizes(const json_t *root, struct model_config *out) {
+  TRY(parse_sizes(root, "intermediate_size", out));
+  TRY(get_integer(root, "num_key_value_heads", &out->kv_heads));
   bool given = json_is_integer(json_object_get(root, "head_dim"));
   TRY(get_integer(root, "head_dim", &out->head_dim));
   if (!given && out->hidden % out->heads)
@@ -197,23 +233,66 @@ static int check_no_bias(const json_t *root, const char *name) {
   return has ? fail(ERR_INPUT, "\"%s\" is true, but such biases are not supported", name) : OK;
 }
 
-static int check_activation(const json_t *root) {
-  const char *name = json_string_value(json_object_get(root, "hidden_act"));
-  if (!name || strcmp(name, "silu") == 0 || strcmp(name, "swish") == 0) return OK;
-  return fail(ERR_INPUT, "the activation \"%.40s\" (hidden_act) is not supported, only silu", name);
+static int check_activation(const json_t *root, const char *field, const char *supported, const char *alias) {
+  const char *name = json_string_value(json_object_get(root, field));
+  if (!name || strcmp(name, supported) == 0 || strcmp(name, alias) == 0) return OK;
+  return fail(ERR_INPUT, "the activation \"%.40s\" (%s) is not supported, only %s", name, field, supported);
 }
 
 /* LLaMA's attention_bias would put biases on all four projections, which no published model of the family does. */
-static int parse_features(const json_t *root, struct model_config *out) {
+static int parse_llama(const json_t *root, struct model_config *out) {
+  TRY(parse_llama_sizes(root, out));
+  TRY(parse_rope(root, out));
   TRY(check_window(root, out));
   TRY(check_no_bias(root, "attention_bias"));
   TRY(check_no_bias(root, "mlp_bias"));
-  TRY(check_activation(root));
-  const json_t *quantized = json_object_get(root, "quantization_config");
-  if (quantized && !json_is_null(quantized))
-    return fail(ERR_INPUT, "the weights are quantized already (quantization_config); give the original checkpoint");
+  TRY(check_activation(root, "hidden_act", "silu", "swish"));
   out->attention_bias = strcmp(out->architecture, "qwen2") == 0;
-  return get_truth(root, "tie_word_embeddings", &out->tied_head);
+  return OK;
+}
+
+static int check_truth(const json_t *root, const char *name, bool supported) {
+  bool value = supported;
+  TRY(get_truth(root, name, &value));
+  return value == supported ? OK
+                            : fail(ERR_INPUT, "\"%s\" is %s, but only models where it is %s are supported", name,
+                                   value ? "true" : "false", supported ? "true" : "false");
+}
+
+/* What the models of the paper share but opt-350m, which norms after its blocks and projects its embedding, and what
+ * Galactica's OPT changed. */
+static int check_opt_features(const json_t *root, const struct model_config *config) {
+  int32_t width = config->hidden;
+  TRY(check_truth(root, "do_layer_norm_before", true));
+  TRY(check_truth(root, "enable_bias", true));
+  TRY(check_truth(root, "layer_norm_elementwise_affine", true));
+  TRY(check_truth(root, "_remove_final_layer_norm", false));
+  TRY(check_activation(root, "activation_function", "relu", "relu"));
+  TRY(get_integer(root, "word_embed_proj_dim", &width));
+  if (width == config->hidden) return OK;
+  return fail(ERR_INPUT, "\"word_embed_proj_dim\" is %d, but only models where it is the hidden size %d are supported",
+              width, config->hidden);
+}
+
+/* Defaults are those of transformers' OPTConfig; the epsilon is PyTorch's, as no field gives it. */
+static int parse_opt(const json_t *root, struct model_config *out) {
+  TRY(parse_sizes(root, "ffn_dim", out));
+  if (out->hidden % out->heads)
+    return fail(ERR_INPUT, "hidden_size %d is not a multiple of num_attention_heads %d", out->hidden, out->heads);
+  TRY(need_integer(root, "max_position_embeddings", &out->max_positions));
+  TRY(check_opt_features(root, out));
+  out->norm_epsilon = 1e-5f;
+  out->attention_bias = out->tied_head = true;
+  out->pad = 1;
+  out->bos = out->eos[0] = 2;
+  out->eos_count = 1;
+  return OK;
+}
+
+static int check_unquantized(const json_t *root) {
+  const json_t *quantized = json_object_get(root, "quantization_config");
+  if (!quantized || json_is_null(quantized)) return OK;
+  return fail(ERR_INPUT, "the weights are quantized already (quantization_config); give the original checkpoint");
 }
 
 static int add_eos(const json_t *id, struct model_config *out) {
@@ -237,20 +316,21 @@ static int parse_eos(const json_t *value, struct model_config *out) {
 }
 
 static int parse_tokens(const json_t *root, struct model_config *out) {
-  out->bos = out->pad = -1;
   TRY(get_integer(root, "bos_token_id", &out->bos));
   TRY(get_integer(root, "pad_token_id", &out->pad));
   /* LLaMA 1 and 2 checkpoints write -1 or an id at the end of the vocabulary for "no padding". */
   if (out->pad < 0 || out->pad >= out->vocabulary) out->pad = -1;
   if (out->bos < 0 || out->bos >= out->vocabulary) out->bos = -1;
-  return parse_eos(json_object_get(root, "eos_token_id"), out);
+  const json_t *eos = json_object_get(root, "eos_token_id");
+  return eos ? parse_eos(eos, out) : OK;
 }
 
 static int parse_root(const json_t *root, struct model_config *out) {
+  out->bos = out->pad = -1;
   TRY(parse_architecture(root, out));
-  TRY(parse_sizes(root, out));
-  TRY(parse_rope(root, out));
-  TRY(parse_features(root, out));
+  TRY(model_family(out) == FAMILY_OPT ? parse_opt(root, out) : parse_llama(root, out));
+  TRY(check_unquantized(root));
+  TRY(get_truth(root, "tie_word_embeddings", &out->tied_head));
   TRY(parse_tokens(root, out));
   return model_config_check(out);
 }

@@ -41,7 +41,8 @@ enum model_family model_family(const struct model_config *config);
 int model_config_check(const struct model_config *config);
 
 /** Parses the text of a config.json. ERR_INPUT names the field: unknown architecture (with those we know), a
- *  sliding window that is in use, an unknown rope scaling, biases we do not compute, a missing field. */
+ *  sliding window that is in use, an unknown rope scaling, biases we do not compute, an OPT that norms after its blocks
+ *  or projects its embedding (opt-350m), a missing field. */
 int model_config_parse(const char *text, struct model_config *out);
 
 /** Takes the eos tokens of the text of a generation_config.json, which may list more than config.json does (LLaMA 3). */

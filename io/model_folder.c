@@ -1,6 +1,7 @@
 /* A Hugging Face checkpoint: config.json, generation_config.json, tokenizer.json, tokenizer_config.json,
  * chat_template.jinja, and model.safetensors or model.safetensors.index.json with its shards. */
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -8,6 +9,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/hash.h"
+#include "io/backbone_file.h"
 #include "io/model_source_internal.h"
 #include "io/safetensors.h"
 
@@ -17,6 +19,7 @@ struct folder {
   struct safetensors **shards; /* in name order */
   int shard_count;
   size_t tensor_count; /* of all shards */
+  bool bare;           /* the names of its tensors lack "model." */
   struct hash_text config_hash;
   size_t config_size;
 };
@@ -31,14 +34,30 @@ static int read_optional(const char *folder, const char *name, uint64_t limit, s
   return status;
 }
 
-static const struct safetensors_tensor *find(const struct folder *folder, const char *name,
-                                             const struct safetensors **shard) {
+static const char prefix[] = "model.";
+
+static const struct safetensors_tensor *find_stored(const struct folder *folder, const char *name,
+                                                    const struct safetensors **shard) {
   for (int i = 0; i < folder->shard_count; i++) {
     const struct safetensors_tensor *tensor = safetensors_find(folder->shards[i], name);
     *shard = folder->shards[i];
     if (tensor) return tensor;
   }
   return NULL;
+}
+
+static const struct safetensors_tensor *find(const struct folder *folder, const char *name,
+                                             const struct safetensors **shard) {
+  bool shorter = folder->bare && strncmp(name, prefix, sizeof prefix - 1) == 0;
+  return find_stored(folder, shorter ? name + sizeof prefix - 1 : name, shard);
+}
+
+/* A model that was saved without a head (OPTModel rather than OPTForCausalLM) has no "model." in front of its names. */
+static void find_prefix(struct model_source *source) {
+  const char *name = backbone_table_name(model_family(&source->config), TABLE_EMBEDDING);
+  struct folder *folder = source->state;
+  const struct safetensors *shard;
+  folder->bare = !find_stored(folder, name, &shard) && find_stored(folder, name + sizeof prefix - 1, &shard);
 }
 
 static void folder_close(struct model_source *source) {
@@ -74,11 +93,14 @@ static const char *folder_stranger(const struct model_source *source, size_t ind
   int shard = 0;
   while (index >= safetensors_count(folder->shards[shard])) index -= safetensors_count(folder->shards[shard++]);
   const char *name = safetensors_at(folder->shards[shard], index)->name, *part;
+  if (strcmp(name, "lm_head.weight") == 0) return NULL;
+  char ours[2 * MODEL_NAME]; /* room to tell every name that is too long from those that are known */
+  snprintf(ours, sizeof ours, "%s%s", folder->bare ? prefix : "", name);
   struct tensor_shape shape;
   int32_t layer;
-  if (model_tensor_shape(&source->config, name, &shape) || strcmp(name, "lm_head.weight") == 0) return NULL;
-  bool frequencies = model_layer_name(name, source->config.layers, &layer, &part) &&
-                     strcmp(part, "self_attn.rotary_emb.inv_freq") == 0;
+  if (model_tensor_shape(&source->config, ours, &shape)) return NULL;
+  bool frequencies =
+      model_layer_name(&source->config, ours, &layer, &part) && strcmp(part, "self_attn.rotary_emb.inv_freq") == 0;
   return frequencies ? NULL : name;
 }
 
@@ -206,7 +228,7 @@ static int check_index(const struct folder *folder, const json_t *map) {
   const json_t *file;
   json_object_foreach((json_t *)map, tensor, file) {
     const struct safetensors *shard;
-    if (!find(folder, tensor, &shard) || strcmp(base_name(safetensors_path(shard)), json_string_value(file)))
+    if (!find_stored(folder, tensor, &shard) || strcmp(base_name(safetensors_path(shard)), json_string_value(file)))
       return fail(ERR_INPUT, "the index says that \"%.80s\" is in %.80s, but it is not", tensor,
                   json_string_value(file));
   }
@@ -245,8 +267,10 @@ static int open_weights(struct model_source *source, struct buffer *text) {
   found = access(path, F_OK) == 0;
   free(path);
   if (!found)
-    return fail(ERR_INPUT, "%s: neither %s nor %s in this folder (other weight formats are not read)", source->path,
-                single, index);
+    return fail(ERR_INPUT,
+                "%s: neither %s nor %s in this folder; other weight formats are not read, but what transformers loads, "
+                "its save_pretrained() writes as safetensors",
+                source->path, single, index);
   const char *name = single;
   return open_shards(source, &name, 1);
 }
@@ -267,6 +291,7 @@ int model_folder_open(struct model_source *source) {
   source->operations = &folder_operations;
   int status = read_config(source, &text);
   if (status == OK) status = open_weights(source, &text);
+  if (status == OK) find_prefix(source);
   buffer_free(&text);
   return status;
 }

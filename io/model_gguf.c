@@ -41,7 +41,7 @@ static const struct gguf_tensor *find(const struct model_source *source, const c
   char theirs[MODEL_NAME];
   for (size_t i = 0; i < MODEL_PARTS; i++)
     if (strcmp(name, model_parts[i].ours) == 0) return gguf_find(model->file, model_parts[i].theirs);
-  if (!model_layer_name(name, source->config.layers, &layer, &part)) return NULL;
+  if (!model_layer_name(&source->config, name, &layer, &part)) return NULL;
   for (size_t i = 0; i < LAYER_PARTS; i++) {
     if (strcmp(part, layer_parts[i].ours)) continue;
     snprintf(theirs, sizeof theirs, "blk.%d.%s", layer, layer_parts[i].theirs);

@@ -10,46 +10,53 @@
 #include "io/backbone_file.h"
 #include "io/model_source_internal.h"
 
-bool model_layer_name(const char *name, int32_t layers, int32_t *layer, const char **part) {
-  static const char prefix[] = "model.layers.";
-  if (strncmp(name, prefix, sizeof prefix - 1)) return false;
-  const char *digits = name + sizeof prefix - 1;
+bool model_layer_name(const struct model_config *config, const char *name, int32_t *layer, const char **part) {
+  const char *prefix = backbone_layers_name(model_family(config));
+  if (strncmp(name, prefix, strlen(prefix))) return false;
+  const char *digits = name + strlen(prefix);
   size_t length = strspn(digits, "0123456789");
   if (length == 0 || length > 6 || digits[length] != '.' || (digits[0] == '0' && length > 1)) return false;
   *layer = (int32_t)strtol(digits, NULL, 10);
   *part = digits + length + 1;
-  return *layer < layers;
+  return *layer < config->layers;
 }
 
 static bool layer_tensor_shape(const struct model_config *config, int32_t layer, const char *name,
                                struct tensor_shape *out) {
+  enum model_family family = model_family(config);
   char known[MODEL_NAME];
   for (int which = 0; which < MATRIX_COUNT; which++) {
     int rows, cols;
-    backbone_matrix_name(layer, which, known);
-    if (strcmp(name, known)) continue;
     backbone_matrix_shape(config, which, &rows, &cols);
+    if (rows == 0) continue;
+    backbone_matrix_name(family, layer, which, known);
     *out = (struct tensor_shape){rows, cols};
-    return true;
+    if (strcmp(name, known) == 0) return true;
   }
   for (int which = 0; which < VECTOR_COUNT; which++) {
-    backbone_vector_name(layer, which, known);
-    if (strcmp(name, known)) continue;
     *out = (struct tensor_shape){backbone_vector_size(config, which), 1};
-    return out->rows > 0;
+    if (out->rows == 0) continue;
+    backbone_vector_name(family, layer, which, known);
+    if (strcmp(name, known) == 0) return true;
   }
   return false;
 }
 
 bool model_tensor_shape(const struct model_config *config, const char *name, struct tensor_shape *out) {
+  enum model_family family = model_family(config);
   int32_t layer;
   const char *part;
-  if (model_layer_name(name, config->layers, &layer, &part)) return layer_tensor_shape(config, layer, name, out);
-  *out = (struct tensor_shape){config->vocabulary, config->hidden};
-  if (strcmp(name, "model.embed_tokens.weight") == 0) return true;
-  if (strcmp(name, "lm_head.weight") == 0) return !config->tied_head;
-  *out = (struct tensor_shape){config->hidden, 1};
-  return strcmp(name, "model.norm.weight") == 0;
+  if (model_layer_name(config, name, &layer, &part)) return layer_tensor_shape(config, layer, name, out);
+  for (int table = 0; table < TABLE_COUNT; table++) {
+    int rows = backbone_table_rows(config, table);
+    *out = (struct tensor_shape){rows + backbone_table_skip(table), config->hidden};
+    if (rows > 0 && strcmp(name, backbone_table_name(family, table)) == 0) return true;
+  }
+  for (int which = 0; which < FINAL_COUNT; which++) {
+    *out = (struct tensor_shape){backbone_final_size(config, which), 1};
+    if (out->rows > 0 && strcmp(name, backbone_final_name(family, which)) == 0) return true;
+  }
+  return false;
 }
 
 static int check_tensor(struct model_source *source, const char *name) {
@@ -64,14 +71,18 @@ static int check_tensor(struct model_source *source, const char *name) {
 }
 
 static int check_layer(struct model_source *source, int32_t layer) {
+  enum model_family family = model_family(&source->config);
   char name[MODEL_NAME];
   for (int which = 0; which < MATRIX_COUNT; which++) {
-    backbone_matrix_name(layer, which, name);
+    int rows, cols;
+    backbone_matrix_shape(&source->config, which, &rows, &cols);
+    if (rows == 0) continue;
+    backbone_matrix_name(family, layer, which, name);
     TRY(check_tensor(source, name));
   }
   for (int which = 0; which < VECTOR_COUNT; which++) {
     if (backbone_vector_size(&source->config, which) == 0) continue;
-    backbone_vector_name(layer, which, name);
+    backbone_vector_name(family, layer, which, name);
     TRY(check_tensor(source, name));
   }
   return OK;
@@ -79,9 +90,11 @@ static int check_layer(struct model_source *source, int32_t layer) {
 
 /* Every tensor of the model is there in its shape, and nothing else: what we do not know of, we would not compute. */
 static int check_tensors(struct model_source *source) {
-  TRY(check_tensor(source, "model.embed_tokens.weight"));
-  TRY(check_tensor(source, "model.norm.weight"));
-  if (!source->config.tied_head) TRY(check_tensor(source, "lm_head.weight"));
+  enum model_family family = model_family(&source->config);
+  for (int table = 0; table < TABLE_COUNT; table++)
+    if (backbone_table_rows(&source->config, table) > 0) TRY(check_tensor(source, backbone_table_name(family, table)));
+  for (int which = 0; which < FINAL_COUNT; which++)
+    if (backbone_final_size(&source->config, which) > 0) TRY(check_tensor(source, backbone_final_name(family, which)));
   for (int32_t layer = 0; layer < source->config.layers; layer++) TRY(check_layer(source, layer));
   for (size_t i = 0; i < source->operations->count(source); i++) {
     const char *name = source->operations->stranger(source, i);

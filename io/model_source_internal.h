@@ -37,8 +37,8 @@ int model_gguf_open(struct model_source *source);
 /** True when the model that `config` describes has a tensor of this Hugging Face name: its shape. */
 bool model_tensor_shape(const struct model_config *config, const char *name, struct tensor_shape *out);
 
-/** "model.layers.17.mlp.up_proj.weight" → 17 and "mlp.up_proj.weight"; false when it is not of that form or the layer is
- *  not below `layers`. */
-bool model_layer_name(const char *name, int32_t layers, int32_t *layer, const char **part);
+/** "model.layers.17.mlp.up_proj.weight" → 17 and "mlp.up_proj.weight"; false when it is not of that form or the model has no
+ *  such layer. */
+bool model_layer_name(const struct model_config *config, const char *name, int32_t *layer, const char **part);
 
 #endif

@@ -128,7 +128,7 @@ static void check_bad_folders(void) {
   edit_file(FOLDER "llama-f32/config.json", "config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1");
   CHECK_FAILS(ERR_INPUT, "is no part of a llama model of 1 layers", open_model(scratch_folder));
   edit_file(FOLDER "llama-f32/config.json", "config.json", "\"llama\"", "\"gpt2\"");
-  CHECK_FAILS(ERR_INPUT, "known are llama, mistral and qwen2", open_model(scratch_folder));
+  CHECK_FAILS(ERR_INPUT, "known are llama, mistral, qwen2 and opt", open_model(scratch_folder));
   edit_file(FOLDER "llama-f32/config.json", "config.json", "{", "[");
   CHECK_FAILS(ERR_INPUT, "config.json: not valid JSON", open_model(scratch_folder));
   scratch_walk("", 1);

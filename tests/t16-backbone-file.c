@@ -94,7 +94,7 @@ static int write_all(struct backbone_writer *writer, const struct model_config *
   for (int row = 0; row < VOCABULARY; row += 4)
     TRY(backbone_writer_rows(writer, TABLE_EMBEDDING, 4, table + row * HIDDEN));
   for (int layer = 0; layer < LAYERS; layer++) TRY(write_layer(writer, config, format, double_quantized, layer));
-  TRY(backbone_writer_final_norm(writer, norm));
+  TRY(backbone_writer_final(writer, FINAL_NORM, norm));
   fill(table, sizeof table, 3);
   return config->tied_head ? OK : backbone_writer_rows(writer, TABLE_HEAD, VOCABULARY, table);
 }
@@ -142,14 +142,14 @@ static int read_parts(struct backbone_file *file) {
   bf16 table[VOCABULARY * HIDDEN], want[VOCABULARY * HIDDEN];
   float norm[HIDDEN], want_norm[HIDDEN];
   struct tokenizer *tokenizer;
-  TRY(backbone_file_embedding(file, table));
+  TRY(backbone_file_table(file, TABLE_EMBEDDING, table));
   fill(want, sizeof want, 1);
   CHECK(memcmp(table, want, sizeof want) == 0);
   for (int layer = 0; layer < LAYERS; layer++) TRY(read_layer(file, layer));
-  TRY(backbone_file_final_norm(file, norm));
+  TRY(backbone_file_final(file, FINAL_NORM, norm));
   fill(want_norm, sizeof want_norm, 2);
   CHECK(memcmp(norm, want_norm, sizeof norm) == 0);
-  TRY(backbone_file_head(file, table));
+  TRY(backbone_file_table(file, TABLE_HEAD, table));
   fill(want, sizeof want, backbone_file_config(file)->tied_head ? 1 : 3);
   CHECK(memcmp(table, want, sizeof want) == 0);
   TRY(backbone_file_tokenizer(file, &tokenizer));
@@ -218,7 +218,7 @@ static void test_wrong_uses(void) {
   struct backbone_writer *writer;
   float norm[HIDDEN] = {0};
   CHECK_OK(backbone_writer_create(&writer, path, &config, WEIGHT_NF4, true, ""));
-  CHECK_OK(backbone_writer_final_norm(writer, norm));
+  CHECK_OK(backbone_writer_final(writer, FINAL_NORM, norm));
   CHECK_FAILS(ERR_INTERNAL, "/embedding was not given", backbone_writer_publish(&writer));
   CHECK(writer == NULL && access(path, F_OK) != 0 && scratch_count("incomplete") == 0);
   CHECK_FAILS(ERR_SYSTEM, "No such file", write_sample("/nowhere/b.h5", &config, WEIGHT_NF4, true, ""));

@@ -97,6 +97,11 @@ static void check_step(struct curve *curve, int t) {
 
 /* How far each tensor is from PyTorch's, as a part of the way it went. AdamW's first steps are as long where a gradient is
  * next to nothing as elsewhere, so there rounding shows most. */
+/* Soft-max does not see a bias of the keys that no RoPE turns: its gradient is rounding alone, of which AdamW makes steps. */
+static bool is_unseen(const struct side_layout *layout, const struct side_tensor *tensor) {
+  return layout->shape.family == FAMILY_OPT && strstr(tensor->name, "k_proj.bias");
+}
+
 static void check_final(struct curve *curve, const float *start) {
   const struct side_layout *layout = &curve->tiny.side.layout;
   float *want = tiny_flat(&curve->tiny, curve->reference, "final/"), *got = calloc(layout->size, sizeof *got);
@@ -108,6 +113,7 @@ static void check_final(struct curve *curve, const float *start) {
   double worst = 0;
   for (int i = 0; i < layout->count; i++) {
     const struct side_tensor *tensor = &layout->tensors[i];
+    if (is_unseen(layout, tensor)) continue;
     CHECK_NEAR(got + tensor->offset, want + tensor->offset, side_tensor_size(tensor), 1e-3);
     worst = fmax(worst, relative_error(got + tensor->offset, want + tensor->offset, side_tensor_size(tensor)));
   }
@@ -256,6 +262,7 @@ int main(void) {
   scratch_make();
   check_curve("curve-llama-adapter-gate");
   check_curve("curve-qwen2-linear-alpha");
+  check_curve("curve-opt-lora-gate");
   check_schedules();
   struct safetensors *reference = reference_open("curve-llama-adapter-gate");
   struct token_file data = reference_rows(reference);
@@ -265,7 +272,7 @@ int main(void) {
     check_step_zero(paths[p], &data);
     for (int d = 0; d < 5; d++) {
       struct options options = variant(4, downsamples[d], mixes[d % 3]);
-      check_moves(paths[p], &data, "tests/fixtures/tiny-qwen2", &options);
+      check_moves(paths[p], &data, d % 2 ? "tests/fixtures/tiny-opt" : "tests/fixtures/tiny-qwen2", &options);
     }
   }
   token_file_free(&data);

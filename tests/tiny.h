@@ -60,8 +60,10 @@ static inline int tiny_write_matrix(struct backbone_writer *writer, struct model
                                     enum backbone_matrix which, enum weight_format format) {
   char name[96];
   struct matrix m = {.format = format, .double_quantized = format != WEIGHT_BF16};
-  backbone_matrix_shape(model_source_config(source), which, &m.rows, &m.cols);
-  backbone_matrix_name(layer, which, name);
+  const struct model_config *config = model_source_config(source);
+  backbone_matrix_shape(config, which, &m.rows, &m.cols);
+  if (m.rows == 0) return OK;
+  backbone_matrix_name(model_family(config), layer, which, name);
   float *weights = calloc(matrix_elements(&m), sizeof *weights);
   m.codes = calloc(matrix_code_bytes(&m), 1);
   m.scale_codes = calloc(matrix_blocks(&m) + 1, 1);
@@ -77,25 +79,29 @@ static inline int tiny_write_matrix(struct backbone_writer *writer, struct model
 }
 
 static inline int tiny_write_table(struct backbone_writer *writer, struct model_source *source,
-                                   enum backbone_table table, const char *name) {
+                                   enum backbone_table table) {
   const struct model_config *config = model_source_config(source);
-  size_t count = (size_t)config->vocabulary * (size_t)config->hidden;
+  int rows = backbone_table_rows(config, table);
+  if (rows == 0) return OK;
+  const char *name = backbone_table_name(model_family(config), table);
+  size_t count = (size_t)rows * (size_t)config->hidden;
   float *values = calloc(count, sizeof *values);
   bf16 *rounded = calloc(count, sizeof *rounded);
-  int status = model_source_read(source, name, 0, config->vocabulary, values);
+  int status = model_source_read(source, name, backbone_table_skip(table), rows, values);
   for (size_t i = 0; i < count; i++) rounded[i] = float_to_bf16(values[i]);
-  if (status == OK) status = backbone_writer_rows(writer, table, config->vocabulary, rounded);
+  if (status == OK) status = backbone_writer_rows(writer, table, rows, rounded);
   free(values);
   free(rounded);
   return status;
 }
 
 static inline int tiny_write_vectors(struct backbone_writer *writer, struct model_source *source, int layer) {
+  const struct model_config *config = model_source_config(source);
   for (int which = 0; which < VECTOR_COUNT; which++) {
-    int size = backbone_vector_size(model_source_config(source), (enum backbone_vector)which);
+    int size = backbone_vector_size(config, (enum backbone_vector)which);
     if (size == 0) continue;
     char name[96];
-    backbone_vector_name(layer, (enum backbone_vector)which, name);
+    backbone_vector_name(model_family(config), layer, (enum backbone_vector)which, name);
     float *values = calloc((size_t)size, sizeof *values);
     int status = model_source_read(source, name, 0, size, values);
     if (status == OK) status = backbone_writer_vector(writer, layer, (enum backbone_vector)which, values);
@@ -105,17 +111,23 @@ static inline int tiny_write_vectors(struct backbone_writer *writer, struct mode
   return OK;
 }
 
+static inline int tiny_write_final(struct backbone_writer *writer, struct model_source *source,
+                                   enum backbone_final which) {
+  const struct model_config *config = model_source_config(source);
+  int size = backbone_final_size(config, which);
+  if (size == 0) return OK;
+  float *values = calloc((size_t)size, sizeof *values);
+  int status = model_source_read(source, backbone_final_name(model_family(config), which), 0, size, values);
+  if (status == OK) status = backbone_writer_final(writer, which, values);
+  free(values);
+  return status;
+}
+
 static inline int tiny_write_parts(struct backbone_writer *writer, struct model_source *source,
                                    enum weight_format format) {
-  const struct model_config *config = model_source_config(source);
-  TRY(tiny_write_table(writer, source, TABLE_EMBEDDING, "model.embed_tokens.weight"));
-  if (!config->tied_head) TRY(tiny_write_table(writer, source, TABLE_HEAD, "lm_head.weight"));
-  float *norm = calloc((size_t)config->hidden, sizeof *norm);
-  int status = model_source_read(source, "model.norm.weight", 0, config->hidden, norm);
-  if (status == OK) status = backbone_writer_final_norm(writer, norm);
-  free(norm);
-  TRY(status);
-  for (int l = 0; l < config->layers; l++) {
+  for (int table = 0; table < TABLE_COUNT; table++) TRY(tiny_write_table(writer, source, (enum backbone_table)table));
+  for (int which = 0; which < FINAL_COUNT; which++) TRY(tiny_write_final(writer, source, (enum backbone_final)which));
+  for (int l = 0; l < model_source_config(source)->layers; l++) {
     TRY(tiny_write_vectors(writer, source, l));
     for (int which = 0; which < MATRIX_COUNT; which++)
       TRY(tiny_write_matrix(writer, source, l, (enum backbone_matrix)which, format));
@@ -174,7 +186,7 @@ static inline void tiny_open_side(struct tiny *tiny, const struct options *optio
   CHECK_OK(side_shape_make(&shape, &tiny->backbone.config, options));
   struct side_use use = {.stage = tiny->backbone.stage,
                          .capacity = rows,
-                         .positions = tiny->backbone.rope.positions,
+                         .positions = TINY_POSITIONS,
                          .frames = 1,
                          .training = training};
   CHECK_OK(side_open(&tiny->side, tiny->device, &tiny->backbone.config, &shape, &use));

@@ -102,11 +102,16 @@ int inspect_model_folder(const char *path, json_t *out) {
 
 json_t *inspect_model_config(const struct model_config *config) {
   static const char *const scalings[] = {"plain", "linear", "llama3"};
-  return json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:f, s:s, s:b, s:b}", "architecture",
-                   config->architecture, "layers", config->layers, "hidden", config->hidden, "heads", config->heads,
-                   "kv_heads", config->kv_heads, "head_dim", config->head_dim, "feed_forward", config->feed_forward,
-                   "vocabulary", config->vocabulary, "max_positions", config->max_positions, "norm_epsilon",
-                   (double)config->norm_epsilon, "rope_theta", config->rope_theta, "rope_scaling",
-                   scalings[config->rope_scaling], "tied_head", config->tied_head, "attention_bias",
-                   config->attention_bias);
+  json_t *out =
+      json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f}", "architecture", config->architecture, "layers",
+                config->layers, "hidden", config->hidden, "heads", config->heads, "kv_heads", config->kv_heads,
+                "head_dim", config->head_dim, "feed_forward", config->feed_forward, "vocabulary", config->vocabulary,
+                "max_positions", config->max_positions, "norm_epsilon", (double)config->norm_epsilon);
+  if (model_family(config) == FAMILY_LLAMA) {
+    json_object_set_new(out, "rope_theta", json_real(config->rope_theta));
+    inspect_set_text(out, "rope_scaling", scalings[config->rope_scaling]);
+  }
+  json_object_set_new(out, "tied_head", json_boolean(config->tied_head));
+  json_object_set_new(out, "attention_bias", json_boolean(config->attention_bias));
+  return out;
 }

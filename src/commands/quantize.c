@@ -25,9 +25,12 @@ struct job {
   struct comm *comm;
   struct model_source *source;
   const struct model_config *config;
+  enum model_family family;
   struct backbone_writer *writer; /* rank 0 */
   enum weight_format format;
   bool double_quantized;
+  enum backbone_matrix kinds[MATRIX_COUNT]; /* those that a layer of this model has */
+  int kind_count;
   float *weights;       /* one matrix, or a piece of a table, as fp32 */
   char *packed;         /* one quantized matrix: struct matrix with its arrays behind it, as it travels */
   struct matrix matrix; /* its arrays point into `packed` */
@@ -43,13 +46,18 @@ static bool time_to_report(struct job *job) {
 }
 
 static int matrix_count(const struct job *job) {
-  return job->config->layers * MATRIX_COUNT;
+  return job->config->layers * job->kind_count;
 }
 
 static struct matrix matrix_shape(const struct job *job, enum backbone_matrix which) {
   struct matrix shape = {.format = job->format, .double_quantized = job->double_quantized};
   backbone_matrix_shape(job->config, which, &shape.rows, &shape.cols);
   return shape;
+}
+
+static void list_kinds(struct job *job) {
+  for (enum backbone_matrix which = 0; which < MATRIX_COUNT; which++)
+    if (matrix_shape(job, which).rows > 0) job->kinds[job->kind_count++] = which;
 }
 
 /* ---- a quantized matrix as one block of bytes: mean, codes, scales, scale codes, scale scales ---- */
@@ -98,25 +106,27 @@ static int receive_matrix(struct job *job, enum backbone_matrix which, int from)
 
 /* ---- what rank 0 writes by itself ---- */
 
-static int write_table(struct job *job, enum backbone_table table, const char *name) {
-  int64_t piece = TABLE_PIECE / job->config->hidden;
+static int write_table(struct job *job, enum backbone_table table) {
+  int64_t piece = TABLE_PIECE / job->config->hidden, total = backbone_table_rows(job->config, table);
+  const char *name = backbone_table_name(job->family, table);
   if (piece < 1) piece = 1;
-  for (int64_t first = 0; first < job->config->vocabulary; first += piece) {
-    int64_t left = job->config->vocabulary - first, rows = left < piece ? left : piece;
-    TRY(model_source_read(job->source, name, first, rows, job->weights));
+  for (int64_t first = 0; first < total; first += piece) {
+    int64_t left = total - first, rows = left < piece ? left : piece;
+    TRY(model_source_read(job->source, name, backbone_table_skip(table) + first, rows, job->weights));
     struct matrix rounded = {
         .format = WEIGHT_BF16, .rows = (int)rows, .cols = job->config->hidden, .codes = job->packed};
     TRY(fail_at(quantize_matrix(&rounded, job->weights), "%s", name));
     TRY(backbone_writer_rows(job->writer, table, rows, rounded.codes));
     if (time_to_report(job))
-      log_progress("quantize  %s  %3.0f %%", name, 100.0 * (double)(first + rows) / job->config->vocabulary);
+      log_progress("quantize  %s  %3.0f %%", name, 100.0 * (double)(first + rows) / (double)total);
   }
   return OK;
 }
 
-static int check_vector(const float *values, int size, const char *name) {
+static int read_vector(struct job *job, const char *name, int size) {
+  TRY(model_source_read(job->source, name, 0, size, job->weights));
   for (int i = 0; i < size; i++)
-    if (!isfinite(values[i])) return fail(ERR_INPUT, "%s holds infinities or NaN; the model is damaged", name);
+    if (!isfinite(job->weights[i])) return fail(ERR_INPUT, "%s holds infinities or NaN; the model is damaged", name);
   return OK;
 }
 
@@ -125,9 +135,8 @@ static int write_vectors(struct job *job, int layer) {
     int size = backbone_vector_size(job->config, which);
     if (size == 0) continue;
     char name[96];
-    backbone_vector_name(layer, which, name);
-    TRY(model_source_read(job->source, name, 0, size, job->weights));
-    TRY(check_vector(job->weights, size, name));
+    backbone_vector_name(job->family, layer, which, name);
+    TRY(read_vector(job, name, size));
     TRY(backbone_writer_vector(job->writer, layer, which, job->weights));
   }
   return OK;
@@ -150,29 +159,35 @@ static int write_tokenizer(struct job *job) {
 
 static int write_beginning(struct job *job) {
   TRY(write_tokenizer(job));
-  TRY(write_table(job, TABLE_EMBEDDING, "model.embed_tokens.weight"));
-  if (!job->config->tied_head) TRY(write_table(job, TABLE_HEAD, "lm_head.weight"));
-  static const char norm[] = "model.norm.weight";
-  TRY(model_source_read(job->source, norm, 0, job->config->hidden, job->weights));
-  TRY(check_vector(job->weights, job->config->hidden, norm));
-  return backbone_writer_final_norm(job->writer, job->weights);
+  for (enum backbone_table table = 0; table < TABLE_COUNT; table++) TRY(write_table(job, table));
+  for (enum backbone_final which = 0; which < FINAL_COUNT; which++) {
+    int size = backbone_final_size(job->config, which);
+    if (size == 0) continue;
+    TRY(read_vector(job, backbone_final_name(job->family, which), size));
+    TRY(backbone_writer_final(job->writer, which, job->weights));
+  }
+  return OK;
 }
 
 /* ---- the layers' matrices ---- */
 
+static enum backbone_matrix kind_of(const struct job *job, int index) {
+  return job->kinds[index % job->kind_count];
+}
+
 static int quantize_one(struct job *job, int index) {
-  enum backbone_matrix which = index % MATRIX_COUNT;
+  enum backbone_matrix which = kind_of(job, index);
   char name[96];
-  backbone_matrix_name(index / MATRIX_COUNT, which, name);
+  backbone_matrix_name(job->family, index / job->kind_count, which, name);
   place_arrays(job, which);
   TRY(model_source_read(job->source, name, 0, job->matrix.rows, job->weights));
   return fail_at(quantize_matrix(&job->matrix, job->weights), "%s", name);
 }
 
 static int write_one(struct job *job, int index) {
-  int layer = index / MATRIX_COUNT;
-  if (index % MATRIX_COUNT == 0) TRY(write_vectors(job, layer));
-  return backbone_writer_matrix(job->writer, layer, index % MATRIX_COUNT, &job->matrix);
+  int layer = index / job->kind_count;
+  if (index % job->kind_count == 0) TRY(write_vectors(job, layer));
+  return backbone_writer_matrix(job->writer, layer, kind_of(job, index), &job->matrix);
 }
 
 /* Rank 0 takes what was sent to it even when it could not write what came before: nobody waits for ever. *written is the
@@ -182,7 +197,7 @@ static int collect(struct job *job, int first, int *written) {
   *written = OK;
   if (rank > 0) return first + rank < total ? send_matrix(job) : OK;
   for (int from = 0; from < size && first + from < total; from++) {
-    if (from > 0) TRY(receive_matrix(job, (first + from) % MATRIX_COUNT, from));
+    if (from > 0) TRY(receive_matrix(job, kind_of(job, first + from), from));
     if (*written == OK) *written = write_one(job, first + from);
   }
   return OK;
@@ -193,7 +208,7 @@ static void report_layers(struct job *job, int done) {
   double part = (double)done / matrix_count(job);
   char left[24];
   clock_format((clock_seconds() - job->layers_started) * (1 - part) / part, left);
-  log_progress("quantize  %d of %d layers  %3.0f %%  %s left", done / MATRIX_COUNT, job->config->layers, 100 * part,
+  log_progress("quantize  %d of %d layers  %3.0f %%  %s left", done / job->kind_count, job->config->layers, 100 * part,
                left);
 }
 
@@ -242,7 +257,7 @@ static int create_file(struct job *job, const char *path) {
 }
 
 static double parameters(const struct job *job, double *in_matrices) {
-  double table = (double)job->config->vocabulary * job->config->hidden, vectors = job->config->hidden;
+  double tables = 0, vectors = 0;
   *in_matrices = 0;
   for (enum backbone_matrix which = 0; which < MATRIX_COUNT; which++) {
     struct matrix shape = matrix_shape(job, which);
@@ -250,12 +265,17 @@ static double parameters(const struct job *job, double *in_matrices) {
   }
   for (enum backbone_vector which = 0; which < VECTOR_COUNT; which++)
     vectors += (double)backbone_vector_size(job->config, which) * job->config->layers;
-  return *in_matrices + table * (job->config->tied_head ? 1 : 2) + vectors;
+  for (enum backbone_final which = 0; which < FINAL_COUNT; which++) vectors += backbone_final_size(job->config, which);
+  for (enum backbone_table table = 0; table < TABLE_COUNT; table++)
+    tables += (double)backbone_table_rows(job->config, table) * job->config->hidden;
+  return *in_matrices + tables + vectors;
 }
 
 static int begin(struct job *job, const struct options *options) {
   TRY(model_source_open(&job->source, options->model));
   job->config = model_source_config(job->source);
+  job->family = model_family(job->config);
+  list_kinds(job);
   TRY(allocate(job));
   job->started = job->reported = clock_seconds();
   double in_matrices;

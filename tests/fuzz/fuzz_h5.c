@@ -44,7 +44,7 @@ static void read_embedding(struct backbone_file *file) {
   const struct model_config *config = backbone_file_config(file);
   bf16 *table;
   if (memory_array(&table, (size_t)config->vocabulary * (size_t)config->hidden, sizeof *table) != OK) __builtin_trap();
-  backbone_file_embedding(file, table);
+  backbone_file_table(file, TABLE_EMBEDDING, table);
   free(table);
 }
 
