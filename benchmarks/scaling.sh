@@ -57,7 +57,7 @@ launch() {
   local ranks=$1
   shift
   if [[ ${SLURM_JOB_ID:-} ]]; then
-    srun --mpi="${QST_MPI:-pmix}" --ntasks="$ranks" --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --cpu-bind=cores "$@"
+    srun --mpi="${QST_MPI:-pmix}" --kill-on-bad-exit=1 --ntasks="$ranks" --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --cpu-bind=cores "$@"
   else
     local root=()
     if [[ $(id -u) == 0 ]]; then root=(--allow-run-as-root); fi

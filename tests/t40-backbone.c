@@ -7,8 +7,8 @@
 // RUN ranks=1 timeout=120 device=cuda
 #include "tiny.h"
 
-static const char *const models[] = {"tiny-llama", "tiny-llama3", "tiny-linear", "tiny-mistral", "tiny-qwen2",
-                                     "tiny-opt"};
+static const char *const models[] = {"tiny-llama",   "tiny-llama3", "tiny-linear",
+                                     "tiny-mistral", "tiny-qwen2",  "tiny-opt"};
 
 /* fp32: unit roundoff 6e-8, some thousand operations deep. bf16: what PyTorch is off when it computes in bf16; both are the
  * worst of a few dozen rows' errors, so within a factor. */

@@ -184,11 +184,8 @@ static inline void tiny_open_side(struct tiny *tiny, const struct options *optio
   struct side_shape shape;
   int rows = tiny->backbone.capacity;
   CHECK_OK(side_shape_make(&shape, &tiny->backbone.config, options));
-  struct side_use use = {.stage = tiny->backbone.stage,
-                         .capacity = rows,
-                         .positions = TINY_POSITIONS,
-                         .frames = 1,
-                         .training = training};
+  struct side_use use = {
+      .stage = tiny->backbone.stage, .capacity = rows, .positions = TINY_POSITIONS, .frames = 1, .training = training};
   CHECK_OK(side_open(&tiny->side, tiny->device, &tiny->backbone.config, &shape, &use));
   tiny->sums.size = tiny->side.layout.size;
   CHECK_OK(device_allocate(tiny->device, MEMORY_OPTIMIZER, &tiny->sums.sums, (tiny->sums.size + 1) * sizeof(int64_t)));
