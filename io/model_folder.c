@@ -267,10 +267,11 @@ static int open_weights(struct model_source *source, struct buffer *text) {
   found = access(path, F_OK) == 0;
   free(path);
   if (!found)
-    return fail(ERR_INPUT,
-                "%s: neither %s nor %s in this folder; other weight formats are not read, but what transformers loads, "
-                "its save_pretrained() writes as safetensors",
-                source->path, single, index);
+    return fail(
+        ERR_INPUT,
+        "%s: neither %s nor %s in this folder; other weight formats are not read: load model and tokenizer with "
+        "transformers and save_pretrained() them into a new folder, which writes safetensors",
+        source->path, single, index);
   const char *name = single;
   return open_shards(source, &name, 1);
 }

@@ -11,6 +11,14 @@
   .rope_scaling = ROPE_LLAMA3, .rope_factor = (factor), .rope_low_frequency = 1, .rope_high_frequency = 4, \
   .rope_original_positions = 8192
 
+/* All of OPT but 350M, which has another structure. Zhang et al. 2022, table 1. */
+#define OPT(depth, width, head_count)                                                                             \
+  {                                                                                                               \
+    .architecture = "opt", .layers = (depth), .hidden = (width), .heads = (head_count), .kv_heads = (head_count), \
+    .head_dim = (width) / (head_count), .feed_forward = 4 * (width), .vocabulary = 50272, .max_positions = 2048,  \
+    .norm_epsilon = 1e-5f, .tied_head = true, .attention_bias = true                                              \
+  }
+
 struct model_shape {
   const char *name;
   struct model_config config;
@@ -301,6 +309,13 @@ static const struct model_shape shapes[] = {
                 .norm_epsilon = 1e-5f,
                 .rope_theta = 1e6,
                 .attention_bias = true}},
+    {.name = "opt-125m", .config = OPT(12, 768, 12)},
+    {.name = "opt-1.3b", .config = OPT(24, 2048, 32)},
+    {.name = "opt-2.7b", .config = OPT(32, 2560, 32)},
+    {.name = "opt-6.7b", .config = OPT(32, 4096, 32)},
+    {.name = "opt-13b", .config = OPT(40, 5120, 40)},
+    {.name = "opt-30b", .config = OPT(48, 7168, 56)},
+    {.name = "opt-66b", .config = OPT(64, 9216, 72)},
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 

@@ -99,7 +99,7 @@ static int check_tensors(struct model_source *source) {
   for (size_t i = 0; i < source->operations->count(source); i++) {
     const char *name = source->operations->stranger(source, i);
     if (name)
-      return fail(ERR_INPUT, "%s: the tensor \"%.80s\" is no part of a %s model of %d layers as known here",
+      return fail(ERR_INPUT, "%s: the tensor \"%.80s\" is no part of the architecture %s with %d layers as known here",
                   source->path, name, source->config.architecture, source->config.layers);
   }
   return OK;

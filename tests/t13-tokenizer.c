@@ -1,4 +1,4 @@
-// RUN ranks=1 args="gpt2 gpt2-prefix smollm llama3 qwen2 llama2 llama2-crossing mistral metaspace-always metaspace-never metaspace-pieces"
+// RUN ranks=1 args="gpt2 gpt2-prefix smollm llama3 qwen2 opt llama2 llama2-crossing mistral metaspace-always metaspace-never metaspace-pieces"
 // RUN ranks=1 args="added added-prepend split-removed split-removed-inverted split-previous split-next split-contiguous llama-scored"
 /* Ids and texts equal those of Hugging Face's tokenizers, for small tokenizers of each family read from
  * tokenizer.json, from GGUF metadata and from the image (fixtures/make_tokenizers.py). */

@@ -3,7 +3,8 @@
 #include <stdlib.h>
 
 #include "check.h"
-#include "io/model_config.h"
+#include "io/backbone_file.h"
+#include "io/model_shapes.h"
 
 static struct model_config parse(const char *text) {
   struct model_config config;
@@ -60,6 +61,33 @@ static void check_others(void) {
       "{\"model_type\":\"qwen2\",\"sliding_window\":32768,\"use_sliding_window\":false,\"max_window_layers\":21,"
       "\"layer_types\":[\"full_attention\",\"full_attention\"],\"head_dim\":null,\"pad_token_id\":99," SMALL "}");
   CHECK(qwen.attention_bias && qwen.head_dim == 2 && qwen.pad == -1);
+}
+
+#define SMALL_OPT                                                                                              \
+  "\"model_type\":\"opt\",\"hidden_size\":8,\"ffn_dim\":16,\"num_attention_heads\":4,\"num_hidden_layers\":2," \
+  "\"vocab_size\":10,\"max_position_embeddings\":32"
+
+static void check_opt(void) {
+  struct model_config published =
+      parse(/* OPT 125M */
+            "{\"activation_dropout\":0.0,\"activation_function\":\"relu\",\"architectures\":[\"OPTForCausalLM\"],"
+            "\"bos_token_id\":2,\"do_layer_norm_before\":true,\"eos_token_id\":2,\"ffn_dim\":3072,\"hidden_size\":768,"
+            "\"max_position_embeddings\":2048,\"model_type\":\"opt\",\"num_attention_heads\":12,\"num_hidden_layers\":"
+            "12,"
+            "\"pad_token_id\":1,\"prefix\":\"</s>\",\"vocab_size\":50272,\"word_embed_proj_dim\":768}");
+  CHECK(strcmp(published.architecture, "opt") == 0 && model_family(&published) == FAMILY_OPT);
+  CHECK(published.layers == 12 && published.heads == 12 && published.kv_heads == 12 && published.head_dim == 64);
+  CHECK(published.hidden == 768 && published.feed_forward == 3072 && published.vocabulary == 50272);
+  CHECK(published.max_positions == 2048 && published.norm_epsilon == 1e-5f && published.rope_theta == 0);
+  CHECK(published.tied_head && published.attention_bias && published.bos == 2 && published.pad == 1);
+  CHECK(published.eos_count == 1 && published.eos[0] == 2);
+  struct model_config bare = parse("{" SMALL_OPT "}");
+  CHECK(bare.tied_head && bare.bos == 2 && bare.pad == 1 && bare.eos_count == 1 && bare.eos[0] == 2);
+  struct model_config other = parse(
+      "{\"tie_word_embeddings\":false,\"bos_token_id\":0,\"pad_token_id\":3,\"eos_token_id\":[4,5],"
+      "\"word_embed_proj_dim\":null," SMALL_OPT "}");
+  CHECK(!other.tied_head && other.bos == 0 && other.pad == 3 && other.eos_count == 2 && other.eos[1] == 5);
+  CHECK(model_family(&(struct model_config){.architecture = "qwen2"}) == FAMILY_LLAMA);
 }
 
 static void check_generation(void) {
@@ -123,10 +151,82 @@ static void check_refused(void) {
   CHECK_FAILS(ERR_INPUT, "\"hidden_size\" is not an integer", SIZES("\"8\"", "4"));
 }
 
+static void check_opt_refused(void) {
+#define OPT(fields) refused(fields "," SMALL_OPT)
+  CHECK_FAILS(ERR_INPUT, "\"do_layer_norm_before\" is false", OPT("\"do_layer_norm_before\":false"));
+  CHECK_FAILS(ERR_INPUT, "\"word_embed_proj_dim\" is 4", OPT("\"word_embed_proj_dim\":4"));
+  CHECK_FAILS(ERR_INPUT, "\"gelu\" (activation_function)", OPT("\"activation_function\":\"gelu\""));
+  CHECK_FAILS(ERR_INPUT, "\"enable_bias\" is false", OPT("\"enable_bias\":false"));
+  CHECK_FAILS(ERR_INPUT, "\"layer_norm_elementwise_affine\" is false", OPT("\"layer_norm_elementwise_affine\":false"));
+  CHECK_FAILS(ERR_INPUT, "\"_remove_final_layer_norm\" is true", OPT("\"_remove_final_layer_norm\":true"));
+  CHECK_FAILS(ERR_INPUT, "quantized already", OPT("\"quantization_config\":{}"));
+#define OPT_SIZES(hidden, heads, rest)                                             \
+  refused("\"model_type\":\"opt\",\"num_hidden_layers\":2,\"hidden_size\":" hidden \
+          ",\"num_attention_heads\":" heads rest)
+  CHECK_FAILS(ERR_INPUT, "\"ffn_dim\" is missing", OPT_SIZES("8", "4", ",\"intermediate_size\":16"));
+  CHECK_FAILS(ERR_INPUT, "\"max_position_embeddings\" is missing",
+              OPT_SIZES("8", "4", ",\"ffn_dim\":16,\"vocab_size\":10"));
+#define OPT_REST ",\"ffn_dim\":16,\"vocab_size\":10,\"max_position_embeddings\":8"
+  CHECK_FAILS(ERR_INPUT, "hidden_size 9 is not a multiple", OPT_SIZES("9", "4", OPT_REST));
+  CHECK_FAILS(ERR_INPUT, "head dimension 3 is odd, but attention", OPT_SIZES("12", "4", OPT_REST));
+  CHECK_FAILS(ERR_INPUT, "\"num_attention_heads\" is 0", OPT_SIZES("8", "0", OPT_REST));
+}
+
+/* What no config.json says, but a damaged backbone file may. */
+static void check_contradictions(void) {
+  struct model_config good = parse("{" SMALL_OPT "}"), bad = good;
+  bad.attention_bias = false;
+  CHECK_FAILS(ERR_INPUT, "attention_bias is false", model_config_check(&bad));
+  bad = good;
+  bad.norm_epsilon = 0;
+  CHECK_FAILS(ERR_INPUT, "LayerNorm epsilon is 0", model_config_check(&bad));
+  bad = good;
+  bad.architecture[2] = 'u';
+  CHECK_FAILS(ERR_INPUT, "\"opu\" is not supported; known are llama, mistral, qwen2 and opt", model_config_check(&bad));
+}
+
+static int64_t parameters(const struct model_config *config) {
+  int64_t layer = 0, total = 0;
+  for (int which = 0; which < MATRIX_COUNT; which++) {
+    int rows, cols;
+    backbone_matrix_shape(config, (enum backbone_matrix)which, &rows, &cols);
+    layer += (int64_t)rows * cols;
+  }
+  for (int which = 0; which < VECTOR_COUNT; which++) layer += backbone_vector_size(config, (enum backbone_vector)which);
+  for (int which = 0; which < FINAL_COUNT; which++) total += backbone_final_size(config, (enum backbone_final)which);
+  for (int table = 0; table < TABLE_COUNT; table++)
+    total += (int64_t)backbone_table_rows(config, (enum backbone_table)table) * config->hidden;
+  return total + config->layers * layer;
+}
+
+/* Shapes by name are whole. What transformers counts of OPTForCausalLM includes two rows more of positions. */
+static void check_shapes(void) {
+  static const struct {
+    const char *name;
+    int64_t parameters;
+  } counts[] = {{"opt-125m", 125239296},  {"opt-1.3b", 1315758080}, {"opt-2.7b", 2651596800}, {"opt-6.7b", 6658473984},
+                {"opt-13b", 12853473280}, {"opt-30b", 29974540288}, {"opt-66b", 65719701504}};
+  struct model_config config;
+  for (int i = 0; model_shape_name(i); i++) {
+    CHECK_OK(model_shape_find(model_shape_name(i), &config));
+    CHECK_OK(model_config_check(&config));
+  }
+  for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+    CHECK_OK(model_shape_find(counts[i].name, &config));
+    CHECK(model_family(&config) == FAMILY_OPT && config.tied_head && config.vocabulary == 50272);
+    CHECK(parameters(&config) + 2 * config.hidden == counts[i].parameters);
+  }
+  CHECK_FAILS(ERR_USAGE, "did you mean opt-6.7b", model_shape_find("opt-6.8b", &config));
+}
+
 int main(void) {
   check_llama();
   check_others();
+  check_opt();
   check_generation();
   check_refused();
+  check_opt_refused();
+  check_contradictions();
+  check_shapes();
   return check_result();
 }

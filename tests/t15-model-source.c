@@ -60,6 +60,9 @@ static void check_folders(void) {
   CHECK(llama.bos == 1 && llama.eos_count == 1 && llama.eos[0] == 2 && llama.pad == -1);
   struct model_config qwen2 = check_model("qwen2-f16", "qwen2-f16", 26);
   CHECK(strcmp(qwen2.architecture, "qwen2") == 0 && qwen2.tied_head && qwen2.attention_bias);
+  struct model_config opt = check_model("opt-bf16", "opt-bf16", 36);
+  CHECK(strcmp(opt.architecture, "opt") == 0 && opt.tied_head && opt.attention_bias && opt.max_positions == 64);
+  CHECK(opt.bos == 2 && opt.pad == 1 && opt.eos_count == 1 && opt.eos[0] == 2);
   struct model_config mistral = check_model("mistral-bf16", "mistral-bf16", 21);
   CHECK(strcmp(mistral.architecture, "mistral") == 0 && mistral.head_dim == 16 && mistral.rope_scaling == ROPE_PLAIN);
 }
@@ -111,6 +114,70 @@ static int open_model(const char *path) {
 
 #define FOLDER "tests/fixtures/formats/"
 
+/* ---- OPT: names with and without "model." ---- */
+
+/* Takes "model." off the names in the header of a safetensors file, which stays as long: spaces follow it. */
+static void strip_names(char *header, size_t size) {
+  static const char whole[] = "\"model.decoder.";
+  size_t cut = strlen("model."), left = size;
+  for (char *at = header; (at = memmem(at, left, whole, strlen(whole))); left = size - (size_t)(at - header)) {
+    size_t rest = size - (size_t)(++at - header) - cut;
+    memmove(at, at + cut, rest);
+    memset(at + rest, ' ', cut);
+  }
+}
+
+static void write_bare(const char *name) {
+  struct buffer whole = {0};
+  char *path = scratch_path(name);
+  uint64_t size = 0;
+  CHECK_OK(file_read(FOLDER "opt-bf16/model.safetensors", 1 << 24, &whole));
+  if (whole.size > sizeof size) memcpy(&size, whole.data, sizeof size);
+  strip_names(whole.data + sizeof size, size);
+  CHECK(memmem(whole.data, whole.size, "\"decoder.embed", 14) && !memmem(whole.data, whole.size, "model.dec", 9));
+  scratch_fill(path, whole.data, whole.size);
+  free(path);
+  buffer_free(&whole);
+}
+
+static void check_bare(void) {
+  struct model_source *source;
+  copy_file(FOLDER "opt-bf16/config.json", "config.json");
+  write_bare("model.safetensors");
+  CHECK_OK(model_source_open(&source, scratch_folder));
+  CHECK(source && tensor_list_each("opt-bf16", check_tensor, source) == 36);
+  model_source_close(&source);
+  edit_file(FOLDER "opt-bf16/config.json", "config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1");
+  CHECK_FAILS(ERR_INPUT, "\"decoder.layers.1.", open_model(scratch_folder));
+  edit_file(FOLDER "opt-bf16/config.json", "config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3");
+  CHECK_FAILS(ERR_INPUT, "layers.2.self_attn.q_proj.weight\" is missing", open_model(scratch_folder));
+  scratch_walk("", 1);
+}
+
+static void check_bad_opt(void) {
+  static const char weights[] = FOLDER "opt-bf16/model.safetensors", name[] = "model.safetensors";
+  copy_file(FOLDER "opt-bf16/config.json", "config.json");
+  copy_file(FOLDER "opt-bf16/model.safetensors", "pytorch_model.bin");
+  CHECK_FAILS(ERR_INPUT, "save_pretrained()", open_model(scratch_folder));
+  edit_file(weights, name, "embed_positions", "embed_positionz");
+  CHECK_FAILS(ERR_INPUT, "\"model.decoder.embed_positions.weight\" is missing", open_model(scratch_folder));
+  edit_file(weights, name, "1.fc1.bias", "1.fcx.bias");
+  CHECK_FAILS(ERR_INPUT, "layers.1.fc1.bias\" is missing", open_model(scratch_folder));
+  edit_file(weights, name, "model.decoder.final_layer_norm.bias", "model.decoder.final_layer_norm.bxas");
+  CHECK_FAILS(ERR_INPUT, "decoder.final_layer_norm.bias\" is missing", open_model(scratch_folder));
+  copy_file(weights, name);
+  CHECK_OK(open_model(scratch_folder));
+  edit_file(FOLDER "opt-bf16/config.json", "config.json", "\"max_position_embeddings\": 64",
+            "\"max_position_embeddings\": 66");
+  CHECK_FAILS(ERR_INPUT, "is 66 x 32, but the configuration says 68 x 32", open_model(scratch_folder));
+  edit_file(FOLDER "opt-bf16/config.json", "config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1");
+  CHECK_FAILS(ERR_INPUT, "is no part of the architecture opt with 1 layers", open_model(scratch_folder));
+  edit_file(FOLDER "opt-bf16/config.json", "config.json", "\"tie_word_embeddings\": true",
+            "\"tie_word_embeddings\": false");
+  CHECK_FAILS(ERR_INPUT, "lm_head.weight\" is missing", open_model(scratch_folder));
+  scratch_walk("", 1);
+}
+
 static void check_bad_folders(void) {
   CHECK_FAILS(ERR_INPUT, "No such file", open_model("/nowhere/model"));
   CHECK_FAILS(ERR_INPUT, "give a folder", open_model("tests/fixtures/formats/llama-f32/model.safetensors"));
@@ -126,7 +193,7 @@ static void check_bad_folders(void) {
   edit_file(FOLDER "llama-f32/config.json", "config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3");
   CHECK_FAILS(ERR_INPUT, "model.layers.2.", open_model(scratch_folder));
   edit_file(FOLDER "llama-f32/config.json", "config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1");
-  CHECK_FAILS(ERR_INPUT, "is no part of a llama model of 1 layers", open_model(scratch_folder));
+  CHECK_FAILS(ERR_INPUT, "is no part of the architecture llama with 1 layers", open_model(scratch_folder));
   edit_file(FOLDER "llama-f32/config.json", "config.json", "\"llama\"", "\"gpt2\"");
   CHECK_FAILS(ERR_INPUT, "known are llama, mistral, qwen2 and opt", open_model(scratch_folder));
   edit_file(FOLDER "llama-f32/config.json", "config.json", "{", "[");
@@ -175,6 +242,8 @@ int main(void) {
   scratch_make();
   check_folders();
   check_gguf();
+  check_bare();
+  check_bad_opt();
   check_bad_folders();
   check_bad_index();
   check_bad_gguf();

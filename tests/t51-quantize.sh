@@ -22,6 +22,19 @@ same llama.gguf --format fp4
 same mistral-bf16 --format fp4 --double-quant off
 same qwen2-f16 --double-quant off
 same qwen2.gguf --format bf16
+same opt-bf16
+same opt-bf16 --format bf16
+
+# The two rows ahead of OPT's positions are left out; the others follow each other as they are.
+weights=$formats/opt-bf16/model.safetensors
+hex() { od -An -v -tx1 "$@" | tr -d ' \n'; }
+size=$(($(od -An -N8 -tu8 "$weights")))
+[[ $(head -c $((8 + size)) "$weights" | tail -c "$size") =~ embed_positions.weight\":[^}]*\"data_offsets\":\[([0-9]+) ]] ||
+  die "where are the positions in $weights?"
+begin=$((8 + size + BASH_REMATCH[1]))
+written=$(hex "$work/n.h5")
+[[ $written == *"$(hex -j $((begin + 128)) -N4096 "$weights")"* ]] || die "the 64 rows of positions are not in the file"
+[[ $written != *"$(hex -j "$begin" -N128 "$weights")"* ]] || die "the two rows ahead of the positions are in the file"
 
 # refused RANKS STATUS TEXT WORDS...: one line with the text on whatever rank, the status, no file
 refused() {
@@ -35,6 +48,12 @@ refused() {
   grep -qF -- "$text" "$work/stderr" || die "$ranks ranks: the line lacks '$text': $(cat "$work/stderr")"
   [[ -z $(ls -A "$work/out") ]] || die "$ranks ranks left: $(ls -A "$work/out")"
 }
+
+# Weights as most of facebook/opt-* are published.
+mkdir "$work/published"
+cp "$formats/opt-bf16/config.json" "$work/published"
+cp "$formats/opt-bf16/model.safetensors" "$work/published/pytorch_model.bin"
+for ranks in 1 2; do refused "$ranks" 1 "save_pretrained()" --model "$work/published"; done
 
 # A NaN at the end of the third shard, whichever rank quantizes that tensor; a shard cut short; one that is missing.
 mkdir "$work/bad"

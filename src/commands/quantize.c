@@ -146,7 +146,9 @@ static int write_tokenizer(struct job *job) {
   struct tokenizer *tokenizer;
   TRY(model_source_tokenizer(job->source, &tokenizer));
   if (!tokenizer) {
-    log_warning("the model comes without a tokenizer.json: only rows with input_ids can be used with this backbone");
+    log_warning(
+        "the model comes without a tokenizer.json (save_pretrained() of transformers' AutoTokenizer writes one): only "
+        "rows with input_ids can be used with this backbone");
     return OK;
   }
   if (tokenizer_size(tokenizer) > (size_t)job->config->vocabulary)
