@@ -75,8 +75,6 @@ static int check_llama(const struct model_config *config) {
 }
 
 static int check_opt(const struct model_config *config) {
-  if (config->head_dim % 2)
-    return fail(ERR_INPUT, "the head dimension %d is odd, but attention takes pairs", config->head_dim);
   if (!config->attention_bias) return fail(ERR_INPUT, "attention_bias is false, but q, k and v of OPT have a bias");
   return check_positive("the LayerNorm epsilon", (double)config->norm_epsilon);
 }

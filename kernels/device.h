@@ -172,7 +172,7 @@ struct segments {
 };
 
 /** Causal grouped-query attention, o = softmax(scale · q kᵀ) v per sample; query head h reads key head
- *  h / (heads / kv_heads). Head dimension any even number from 2 to 256. */
+ *  h / (heads / kv_heads). Head dimension 2 to 256. */
 struct attention_args {
   void *o;           /**< act [rows, heads * head_dim] */
   float *lse;        /**< [rows, heads] natural log of the softmax denominators, or NULL */

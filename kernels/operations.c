@@ -108,7 +108,7 @@ enum { HEAD_DIM_MAX = 256 };
 
 /** The shape that attention and its backward pass share. */
 static int check_heads(int heads, int kv_heads, int head_dim, int q_stride, int kv_stride) {
-  REQUIRE(head_dim >= 2 && head_dim <= HEAD_DIM_MAX && head_dim % 2 == 0);
+  REQUIRE(head_dim >= 2 && head_dim <= HEAD_DIM_MAX);
   REQUIRE(kv_heads > 0 && heads >= kv_heads && heads % kv_heads == 0);
   REQUIRE(q_stride / head_dim >= heads && kv_stride / head_dim >= kv_heads);
   return OK;

@@ -14,8 +14,9 @@
 
 static bool reduction_works(const struct model_config *backbone, int heads, int reduction) {
   if (reduction < 1 || backbone->hidden % reduction != 0) return false;
-  int width = backbone->hidden / reduction;
-  return width % (2 * heads) == 0 && backbone->feed_forward / reduction > 0;
+  int width = backbone->hidden / reduction, head_dim = width / heads;
+  bool even = head_dim % 2 == 0 || model_family(backbone) == FAMILY_OPT; /* RoPE turns pairs */
+  return width % heads == 0 && head_dim > 1 && even && backbone->feed_forward / reduction > 0;
 }
 
 /* 0 when no reduction works with this number of heads. */
@@ -34,9 +35,9 @@ static int check_reduction(const struct model_config *backbone, int heads, int r
     return fail(ERR_USAGE, "no reduction factor works with %d heads in the side network: choose another --side-heads",
                 heads);
   return fail(ERR_USAGE,
-              "a side network of hidden size %d / %d cannot have %d heads of an even size: the nearest that works is "
+              "a side network of hidden size %d / %d cannot have %d heads of %s size: the nearest that works is "
               "--reduction-factor %d",
-              backbone->hidden, reduction, heads, nearest);
+              backbone->hidden, reduction, heads, model_family(backbone) == FAMILY_OPT ? "equal" : "an even", nearest);
 }
 
 static const char *const downsample_names[] = {"adapter", "lora", "linear", "maxpool", "avgpool", "pca", NULL};

@@ -119,7 +119,7 @@ static void check_decoding(const char *name, const struct tiny_path *path, doubl
 int main(void) {
   scratch_make();
   static const char *const names[] = {"grad-llama-lora-residual", "grad-mistral-linear-gate",
-                                      "grad-qwen2-adapter-residual"};
+                                      "grad-qwen2-adapter-residual", "grad-opt-adapter-residual"};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
     check_decoding(names[i], &plain_path, 1e-5);
     check_decoding(names[i], &fast_path, 1e-2);
