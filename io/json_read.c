@@ -6,7 +6,7 @@
 #include "base/file.h"
 #include "io/utf8.h"
 
-int json_read(const char *text, size_t size, json_t **out) {
+static int read_as(const char *text, size_t size, size_t flags, json_t **out) {
   static const char mark[] = "\xef\xbb\xbf";
   *out = NULL;
   struct buffer repaired = {0};
@@ -24,10 +24,18 @@ int json_read(const char *text, size_t size, json_t **out) {
     size = repaired.size;
   }
   json_error_t error;
-  *out = json_loadb(text, size, JSON_ALLOW_NUL | JSON_REJECT_DUPLICATES, &error);
+  *out = json_loadb(text, size, flags | JSON_ALLOW_NUL | JSON_REJECT_DUPLICATES, &error);
   buffer_free(&repaired);
   if (*out) return OK;
   return fail(ERR_INPUT, "not valid JSON at line %d, column %d: %s", error.line, error.column, error.text);
+}
+
+int json_read(const char *text, size_t size, json_t **out) {
+  return read_as(text, size, 0, out);
+}
+
+int json_read_reals(const char *text, size_t size, json_t **out) {
+  return read_as(text, size, JSON_DECODE_INT_AS_REAL, out);
 }
 
 int json_read_file(const char *path, uint64_t limit, json_t **out) {

@@ -16,6 +16,9 @@
  *  column. Caller: json_decref(*out). */
 int json_read(const char *text, size_t size, json_t **out);
 
+/** The same with all numbers as floating point, for files with whole numbers of any size. */
+int json_read_reals(const char *text, size_t size, json_t **out);
+
 /** A whole file of JSON of at most `limit` bytes. ERR_INPUT names the path, and why it cannot be read or what is wrong. */
 int json_read_file(const char *path, uint64_t limit, json_t **out);
 

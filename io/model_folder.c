@@ -107,7 +107,7 @@ static const char *folder_stranger(const struct model_source *source, size_t ind
 /* transformers 5 keeps the chat template in a file of its own; the tokenizer expects it in tokenizer_config.json. */
 static int insert_template(struct buffer *config, const struct buffer *template) {
   json_error_t error;
-  json_t *root = config->size ? json_loadb(config->data, config->size, 0, &error) : json_object();
+  json_t *root = config->size ? json_loadb(config->data, config->size, JSON_DECODE_INT_AS_REAL, &error) : json_object();
   json_t *text = json_stringn(template->data, template->size);
   char *merged = NULL;
   int status = OK;

@@ -152,9 +152,10 @@ static int read_tokenizer(const json_t *root, struct tokenizer_spec *spec) {
   return OK;
 }
 
+/* transformers writes 10^30 where a model sets no model_max_length. */
 static int read_config(const char *text, size_t size, struct tokenizer_spec *spec) {
   json_t *config = NULL;
-  TRY(json_read(text, size, &config));
+  TRY(json_read_reals(text, size, &config));
   int status = json_tokenizer_config(config, spec);
   json_decref(config);
   return status;

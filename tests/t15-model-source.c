@@ -77,7 +77,7 @@ static void check_gguf(void) {
   CHECK(!qwen2.tied_head && qwen2.attention_bias && qwen2.rope_scaling == ROPE_PLAIN);
 }
 
-/* ---- what must be refused ---- */
+/* ---- a folder's tokenizer ---- */
 
 static void copy_file(const char *from, const char *name) {
   struct buffer whole = {0};
@@ -87,6 +87,41 @@ static void copy_file(const char *from, const char *name) {
   free(path);
   buffer_free(&whole);
 }
+
+static void write_text(const char *name, const char *text) {
+  char *path = scratch_path(name);
+  scratch_fill(path, text, strlen(text));
+  free(path);
+}
+
+static void check_settings(const char *wanted) {
+  struct model_source *source;
+  struct tokenizer *tokenizer = NULL;
+  CHECK_OK(model_source_open(&source, scratch_folder));
+  if (!source) return;
+  CHECK_OK(model_source_tokenizer(source, &tokenizer));
+  CHECK(tokenizer && tokenizer_bos(tokenizer) == 1);
+  const char *found = tokenizer ? tokenizer_chat_template(tokenizer) : NULL;
+  CHECK(found && strcmp(found, wanted) == 0);
+  tokenizer_destroy(&tokenizer);
+  model_source_close(&source);
+}
+
+/* The chat template among the settings or in a file of its own, beside what transformers writes for "as long as you like". */
+static void check_tokenizer_files(void) {
+  copy_file("tests/fixtures/formats/opt-bf16/config.json", "config.json");
+  copy_file("tests/fixtures/formats/opt-bf16/model.safetensors", "model.safetensors");
+  write_text("tokenizer.json", "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"</s>\":1},\"merges\":[]}}");
+  write_text("tokenizer_config.json",
+             "{\"bos_token\":\"</s>\",\"chat_template\":\"one\","
+             "\"model_max_length\":1000000000000000019884624838656}");
+  check_settings("one");
+  write_text("chat_template.jinja", "two");
+  check_settings("two");
+  scratch_walk("", 1);
+}
+
+/* ---- what must be refused ---- */
 
 /* A copy of a file with `find` replaced by `put` (same length or not) at its first place. */
 static void edit_file(const char *from, const char *name, const char *find, const char *put) {
@@ -242,6 +277,7 @@ int main(void) {
   scratch_make();
   check_folders();
   check_gguf();
+  check_tokenizer_files();
   check_bare();
   check_bad_opt();
   check_bad_folders();

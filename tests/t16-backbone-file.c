@@ -234,6 +234,28 @@ static void test_round_trip(void) {
   free(again);
 }
 
+static bool file_has(const char *path, const char *part) {
+  struct h5_file *h5 = NULL;
+  CHECK_OK(h5_open(&h5, path, "qst-backbone", 1));
+  bool has = h5 && h5_has(h5, part);
+  h5_close(&h5);
+  return has;
+}
+
+/* Of parts that a model has not, a file has no empty ones. */
+static void test_absent_parts(void) {
+  char *path = scratch_path("backbone.h5");
+  struct model_config llama = sample_config(true, false), opt = sample_opt(true);
+  CHECK_OK(write_sample(path, &llama, WEIGHT_NF4, true, ""));
+  CHECK(file_has(path, "/layers/000/gate_proj/codes") && !file_has(path, "/layers/000/q_bias"));
+  CHECK(!file_has(path, "/layers/000/input_norm_bias") && !file_has(path, "/layers/000/up_bias"));
+  CHECK(file_has(path, "/final_norm") && !file_has(path, "/final_norm_bias") && !file_has(path, "/positions"));
+  CHECK_OK(write_sample(path, &opt, WEIGHT_NF4, true, ""));
+  CHECK(file_has(path, "/layers/000/up_proj/codes") && !file_has(path, "/layers/000/gate_proj/codes"));
+  CHECK(file_has(path, "/positions") && file_has(path, "/final_norm_bias") && !file_has(path, "/head"));
+  free(path);
+}
+
 static void test_opt(void) {
   static const enum weight_format formats[] = {WEIGHT_NF4, WEIGHT_FP4, WEIGHT_BF16};
   char *path = scratch_path("backbone.h5");
@@ -387,6 +409,7 @@ int main(void) {
   scratch_make();
   test_round_trip();
   test_opt();
+  test_absent_parts();
   test_digest();
   test_wrong_uses();
   test_contradictions();

@@ -40,11 +40,12 @@ static void read_checkpoint(const char *path) {
   checkpoint_close(&checkpoint);
 }
 
-static void read_embedding(struct backbone_file *file) {
+static void read_table(struct backbone_file *file, enum backbone_table which) {
   const struct model_config *config = backbone_file_config(file);
+  size_t rows = (size_t)backbone_table_rows(config, which);
   bf16 *table;
-  if (memory_array(&table, (size_t)config->vocabulary * (size_t)config->hidden, sizeof *table) != OK) __builtin_trap();
-  backbone_file_table(file, TABLE_EMBEDDING, table);
+  if (memory_array(&table, rows * (size_t)config->hidden, sizeof *table) != OK) __builtin_trap();
+  if (rows > 0) backbone_file_table(file, which, table); /* a tied head would be the embedding */
   free(table);
 }
 
@@ -53,7 +54,7 @@ static void read_backbone(const char *path) {
   if (backbone_file_open(&file, path) != OK) return;
   struct tokenizer *tokenizer;
   if (backbone_file_tokenizer(file, &tokenizer) == OK) tokenizer_destroy(&tokenizer);
-  read_embedding(file);
+  for (int table = 0; table < TABLE_COUNT; table++) read_table(file, (enum backbone_table)table);
   backbone_file_close(&file);
 }
 
