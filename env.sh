@@ -86,6 +86,12 @@ qst_load_modules() {
   done
 }
 
+# How Slurm's PMIx lets ranks wait for each other. In its ring, which srun takes by default, a rank may leave MPI_Init while
+# another is still in it and crashes on the first message (slurm/README.md, the usual troubles).
+qst_slurm() {
+  export SLURM_PMIX_FENCE=${SLURM_PMIX_FENCE:-tree}
+}
+
 # Prints how to run apt-get here: as root, through sudo without a password, or (fails) not at all.
 qst_apt() {
   command -v apt-get >/dev/null || return 1
@@ -131,6 +137,7 @@ qst_env() {
     esac
   done
   qst_load_modules || return 1
+  qst_slurm
   missing=$(qst_missing "$kind")
   if [[ -n $missing ]] && ((may_install)) && qst_apt >/dev/null; then
     mapfile -t packages < <(cut -d'|' -f2 <<<"$missing" | tr ' ' '\n')

@@ -151,6 +151,7 @@ cluster_start() {
   export SLURM_CONF=$cluster/slurm.conf
   # The two nodes are one host: shared memory would confuse them.
   export OMPI_MCA_btl=tcp,self OMPI_MCA_btl_tcp_if_include=lo
+  export SLURM_PMIX_FENCE=tree # as env.sh sets it
   unset OMP_NUM_THREADS
   mkdir -p "$cluster/state"
   start_munged

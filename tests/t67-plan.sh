@@ -30,7 +30,7 @@ stages=$(sed -nE 's/^fits with  --pipeline-stages ([0-9]+) .*/\1/p' "$work/40")
 if grep -q "DOES NOT FIT" "$work/fits"; then die "the remedy does not fit either: $(cat "$work/fits")"; fi
 "$QST" plan --model-shape llama-2-70b --gpu l4 --gpus-per-node 9 --global-batch 72 >"$work/nine"
 grep -q "^fits with  --pipeline-stages 3 " "$work/nine" || die "9 GPUs are 3 pipelines of 3 stages: $(cat "$work/nine")"
-for shape in llama-3-8b smollm2-360m qwen2.5-7b mistral-7b; do
+for shape in llama-3-8b smollm2-360m qwen2.5-7b mistral-7b opt-13b; do
   "$QST" plan --json --model-shape "$shape" >"$work/$shape.json"
   grep -q '"fits": true' "$work/$shape.json" || die "$shape: $(cat "$work/$shape.json")"
 done
@@ -65,6 +65,9 @@ same_memory 2 --pipeline-stages 2 --taps "$work/store-int8" --tap-format int8
 same_memory 1 --backbone-compute fp8
 same_memory 2 --pipeline-stages 2
 same_memory 2 --shard-optimizer --reduction fast
+make_tiny tiny-opt
+same_memory 1 --reduction-factor 2
+same_memory 2 --reduction-factor 2 --pipeline-stages 2
 
 # a faster network is no slower, and the run's length follows from its rows
 speed() { # FILE OPTIONS…: tokens/s of LLaMA-2 7B on 64 nodes

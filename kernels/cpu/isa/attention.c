@@ -29,7 +29,8 @@ struct kernel {
 static struct kernel choose_kernel(const struct attention_args *a, enum dtype act) {
   if (a->head_dim <= NARROW) return (struct kernel){NARROW_ROWS, ISA_NAME(attention_narrow)};
 #if defined(__AVX512BF16__)
-  if (act == DTYPE_BF16 && a->scale > 0 && a->head_dim % 2 == 0) return (struct kernel){DOTS_ROWS, ISA_NAME(attention_dots)};
+  if (act == DTYPE_BF16 && a->scale > 0 && a->head_dim % 2 == 0)
+    return (struct kernel){DOTS_ROWS, ISA_NAME(attention_dots)};
 #endif
   (void)act;
   return (struct kernel){WIDE_ROWS, ISA_NAME(attention_wide)};
