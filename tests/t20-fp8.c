@@ -159,6 +159,8 @@ static void test_limits(struct crew *crew) {
   args.parts[0] = &wide.matrix;
   CHECK_FAILS(ERR_INTERNAL, "limits", device_frozen_linear(crew->devices[0], &args));
   forget_all();
+  test_product(crew, WEIGHT_NF4, true,
+               (struct product){ROWS, 7504, 7504, 16, true, 2}); /* sums of some rows at a time */
 }
 
 static void test_crew(struct crew *crew) {

@@ -78,6 +78,8 @@ static void test_products(struct device *device) {
           .weight = &bf16_matrix, .rows = 4);
   COUNTED(linear, 2 * 7 * 3 * 5, 2 * 7 * (5 + 3) + 2 * 15 + 4 * 3, .y = ADDRESS(0), .x = ADDRESS(1), .w = ADDRESS(2),
           .bias = ADDRESS(4), .rows = 7, .n = 3, .k = 5);
+  COUNTED(linear, 2 * 7 * 3 * 5, 2 * 7 * (5 + 3 + 3) + 2 * 15 + 4 * 3, .y = ADDRESS(0), .x = ADDRESS(1),
+          .w = ADDRESS(2), .bias = ADDRESS(4), .residual = ADDRESS(0), .rows = 7, .n = 3, .k = 5);
   COUNTED(linear_input_grad, 2 * 7 * 3 * 5, 2 * 7 * (3 + 5 + 5) + 2 * 15, .dx = ADDRESS(0), .dy = ADDRESS(1),
           .w = ADDRESS(2), .rows = 7, .n = 3, .k = 5, .accumulate = true);
   COUNTED(linear_weight_grad, 2 * 7 * 3 * 5, 2 * 7 * (3 + 5) + 4 * 15 + 4 * 3, .dw = ADDRESS(0), .dbias = ADDRESS(4),
