@@ -487,12 +487,11 @@ static void test_linears(struct fixture *fixture) {
   }
 }
 
-/** With a bias a GPU's workspace holds the sums of some rows of these at a time. */
+/** With a bias a GPU's workspace holds the sums of some rows of this at a time: slow on the host runtime, so in one type. */
 static void test_pieces(struct fixture *fixture) {
   static const struct linear_case frozen = {
       .format = WEIGHT_NF4, .bias = true, .residual = 2, .rows = 530, .cols = 8, .parts = {1500, 500}};
-  test_frozen_linear(fixture, &frozen);
-  test_linear(fixture, 530, 2000, 8, true, 1);
+  if (fixture->act == DTYPE_BF16) test_frozen_linear(fixture, &frozen);
 }
 
 /* ---- */
