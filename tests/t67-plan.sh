@@ -65,9 +65,6 @@ same_memory 2 --pipeline-stages 2 --taps "$work/store-int8" --tap-format int8
 same_memory 1 --backbone-compute fp8
 same_memory 2 --pipeline-stages 2
 same_memory 2 --shard-optimizer --reduction fast
-make_tiny tiny-opt
-same_memory 1 --reduction-factor 2
-same_memory 2 --reduction-factor 2 --pipeline-stages 2
 
 # a faster network is no slower, and the run's length follows from its rows
 speed() { # FILE OPTIONS…: tokens/s of LLaMA-2 7B on 64 nodes
@@ -158,3 +155,8 @@ grep -qE "^disk       reads [0-9]+ MB/s here: [0-9]+ tokens/s replayed, [0-9]+ l
 "$QST" plan --json --model-shape llama-2-7b --gpu h100-80 --downsample pca --taps "$work" >"$work/taps.json"
 grep -q '"tap_store"' "$work/taps.json" || die "no tap_store in $(cat "$work/taps.json")"
 [[ ! -e $work/no ]] || die "plan made the store's folder"
+
+# the same of the other family
+make_tiny tiny-opt
+same_memory 1 --reduction-factor 2
+same_memory 2 --reduction-factor 2 --pipeline-stages 2
