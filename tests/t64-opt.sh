@@ -3,7 +3,7 @@
 # evaluated, decoded, exported under the reference implementation's names and taken back.
 # RUN timeout=120
 . tests/tiny_run.sh
-make_tiny tiny-opt
+TINY=tiny-opt make_tiny
 steps=20
 read -ra options <<<"$(tiny_options) --reduction-factor 2 --steps $steps --save-every 10 --keep 9"
 

@@ -157,6 +157,6 @@ grep -q '"tap_store"' "$work/taps.json" || die "no tap_store in $(cat "$work/tap
 [[ ! -e $work/no ]] || die "plan made the store's folder"
 
 # the same of the other family
-make_tiny tiny-opt
+TINY=tiny-opt make_tiny
 same_memory 1 --reduction-factor 2
 same_memory 2 --reduction-factor 2 --pipeline-stages 2

@@ -32,11 +32,11 @@ make_rows() {
   }' >"$1"
 }
 
-# make_tiny [MODEL]: $work/b.h5 (nf4), $work/t.h5 (100 rows) and $work/e.h5 (20 rows)
+# make_tiny: $work/b.h5 (nf4), $work/t.h5 (100 rows) and $work/e.h5 (20 rows); TINY names another model than tiny-llama
 make_tiny() {
   make_rows "$work/t.jsonl" 100
   make_rows "$work/e.jsonl" 20
-  "$QST" quantize --quiet --model "tests/fixtures/${1:-tiny-llama}" --out "$work/b.h5"
+  "$QST" quantize --quiet --model "tests/fixtures/${TINY:-tiny-llama}" --out "$work/b.h5"
   "$QST" tokenize --quiet --backbone "$work/b.h5" --in "$work/t.jsonl" --out "$work/t.h5"
   "$QST" tokenize --quiet --backbone "$work/b.h5" --in "$work/e.jsonl" --out "$work/e.h5"
 }
