@@ -64,6 +64,25 @@ like_cpu() {
 "$QST" "${options[@]}" --device cpu --out "$work/cpu"
 like_cpu one
 
+# Sanitizers have seen every kernel and call by now.
+if ((${TIME_FACTOR:-1} > 1)); then exit 0; fi
+
+# In a folder of its own.
+other_family() {
+  local work=$work/opt options
+  mkdir "$work"
+  TINY=tiny-opt make_tiny
+  read -ra options <<<"$(tiny_options) --reduction-factor 2 --steps $steps --act bf16"
+  "$QST" "${options[@]}" --device cuda --out "$work/one"
+  "$QST" "${options[@]}" --device cpu --out "$work/cpu"
+  like_cpu one
+  if ((MOST_RANKS >= 2)); then
+    "${mpirun[@]}" 2 "$QST" "${options[@]}" --device cuda --out "$work/stages" --pipeline-stages 2
+    same_run "$work/one" "$work/stages" $steps
+  fi
+}
+other_family
+
 if [[ $CUDA_FOLDER == gpu ]]; then exit 0; fi
 
 # A cuBLASLt that refuses products, all of them or some: one line says so, and the rest is as ever.
