@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/memory.h"
+#include "base/text.h"
 #include "io/backbone_parts.h"
 #include "io/h5_internal.h"
 #include "io/model_shapes.h"
@@ -27,9 +28,9 @@ static uint32_t next(struct maker *maker) {
   return (uint32_t)(maker->random >> 32);
 }
 
-/** Weights of about 0.02: block maxima of 0.05, some more and some less. Norms of one. */
+/** Weights of about 0.02: block maxima of 0.05, some more and some less. Norms of one, biases of zero. */
 static int write_random(struct maker *maker, const struct backbone_part *part) {
-  const float scale = strstr(part->name, "scale_scales") ? 0.01f : 1.0f;
+  const float scale = strstr(part->name, "scale_scales") ? 0.01f : text_ends_with(part->name, "_bias") ? 0.0f : 1.0f;
   size_t count = part->rows * (part->cols ? part->cols : 1), size = h5_type_size(part->type);
   char *data;
   TRY(memory_array(&data, count, size));

@@ -29,9 +29,8 @@ int backbone_each_part(const struct backbone_shape *shape,
 struct matrix backbone_matrix_of(const struct backbone_shape *shape, enum backbone_matrix which);
 
 enum { MATRIX_PARTS = 3 };
-/** Those of a part that the model has not have no rows. */
-
-/** The datasets of a matrix and where their bytes are in `matrix` (data[i] for parts[i]); returns how many. */
+/** The datasets of a matrix and where their bytes are in `matrix` (data[i] for parts[i]); returns how many. What the model has
+ *  not has no rows, here and below. */
 int backbone_matrix_parts(const struct matrix *matrix, int layer, enum backbone_matrix which,
                           struct backbone_part parts[MATRIX_PARTS], void *data[MATRIX_PARTS]);
 struct backbone_part backbone_vector_part(const struct backbone_shape *shape, int layer, enum backbone_vector which);

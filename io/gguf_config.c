@@ -165,7 +165,9 @@ static int read_architecture(const struct gguf *file, struct model_config *out) 
   if (strcmp(name, "llama") == 0 || strcmp(name, "qwen2") == 0)
     memcpy(out->architecture, name, strlen(name) + 1);
   else
-    status = fail(ERR_INPUT, "the architecture \"%.40s\" is not supported; known are llama (also Mistral's) and qwen2",
+    status = fail(ERR_INPUT,
+                  "the architecture \"%.40s\" is not supported; known are llama (also Mistral's) and qwen2, and opt in a "
+                  "folder",
                   name);
   free(name);
   return status;

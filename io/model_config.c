@@ -233,7 +233,7 @@ static int check_no_bias(const json_t *root, const char *name) {
 
 static int check_activation(const json_t *root, const char *field, const char *supported, const char *alias) {
   const char *name = json_string_value(json_object_get(root, field));
-  if (!name || strcmp(name, supported) == 0 || strcmp(name, alias) == 0) return OK;
+  if (!name || strcmp(name, supported) == 0 || (alias && strcmp(name, alias) == 0)) return OK;
   return fail(ERR_INPUT, "the activation \"%.40s\" (%s) is not supported, only %s", name, field, supported);
 }
 
@@ -265,14 +265,14 @@ static int check_opt_features(const json_t *root, const struct model_config *con
   TRY(check_truth(root, "enable_bias", true));
   TRY(check_truth(root, "layer_norm_elementwise_affine", true));
   TRY(check_truth(root, "_remove_final_layer_norm", false));
-  TRY(check_activation(root, "activation_function", "relu", "relu"));
+  TRY(check_activation(root, "activation_function", "relu", NULL));
   TRY(get_integer(root, "word_embed_proj_dim", &width));
   if (width == config->hidden) return OK;
   return fail(ERR_INPUT, "\"word_embed_proj_dim\" is %d, but only models where it is the hidden size %d are supported",
               width, config->hidden);
 }
 
-/* Defaults are those of transformers' OPTConfig; the epsilon is PyTorch's, as no field gives it. */
+/* Flags and tokens that are not given are those of transformers' OPTConfig; the epsilon is PyTorch's, as no field gives it. */
 static int parse_opt(const json_t *root, struct model_config *out) {
   TRY(parse_sizes(root, "ffn_dim", out));
   if (out->hidden % out->heads)

@@ -390,8 +390,8 @@ struct adamw_args {
   X(embed) X(frozen_linear) X(frozen_logits) X(frozen_input_grad) X(linear) X(linear_input_grad)    \
   X(linear_weight_grad) X(rmsnorm) X(rmsnorm_backward) X(layernorm) X(layernorm_backward) X(rope)   \
   X(attention) X(attention_backward) X(swiglu) X(swiglu_backward) X(silu) X(silu_backward) X(relu)  \
-  X(relu_backward) X(pool) X(gate) X(gate_backward) X(mix) X(mix_backward) X(copy_rows) X(to_act) X(from_act) X(cross_entropy) X(argmax) \
-  X(fixed_add) X(fixed_total) X(fixed_get) X(sum_squares) X(adamw)
+  X(relu_backward) X(pool) X(gate) X(gate_backward) X(mix) X(mix_backward) X(copy_rows) X(to_act) \
+  X(from_act) X(cross_entropy) X(argmax) X(fixed_add) X(fixed_total) X(fixed_get) X(sum_squares) X(adamw)
 /* clang-format on */
 
 #define DEVICE_SLOT(name) int (*name)(struct device *, const struct name##_args *);

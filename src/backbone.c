@@ -108,7 +108,7 @@ static int feed_forward_block(struct backbone *b, const struct backbone_layer *l
 }
 
 static int embed(struct backbone *b, const struct micro_batch *batch, void *taps) {
-  bool learned = b->positions.rows > 0;
+  bool learned = model_family(&b->config) == FAMILY_OPT;
   return device_embed(b->device, &(struct embed_args){.y = taps,
                                                       .table = &b->embedding,
                                                       .position_table = learned ? &b->positions : NULL,

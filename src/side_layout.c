@@ -35,9 +35,10 @@ static int check_reduction(const struct model_config *backbone, int heads, int r
     return fail(ERR_USAGE, "no reduction factor works with %d heads in the side network: choose another --side-heads",
                 heads);
   return fail(ERR_USAGE,
-              "a side network of hidden size %d / %d cannot have %d heads of %s size: the nearest that works is "
+              "a side network of hidden size %d / %d cannot have %d heads of %s: the nearest that works is "
               "--reduction-factor %d",
-              backbone->hidden, reduction, heads, model_family(backbone) == FAMILY_OPT ? "equal" : "an even", nearest);
+              backbone->hidden, reduction, heads,
+              model_family(backbone) == FAMILY_OPT ? "two or more each" : "an even size", nearest);
 }
 
 static const char *const downsample_names[] = {"adapter", "lora", "linear", "maxpool", "avgpool", "pca", NULL};

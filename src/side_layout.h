@@ -88,7 +88,10 @@ struct side_pair {
 struct side_layer_layout {
   struct side_pair adapter_a, adapter_b, down_norm; /**< a variant may lack an adapter */
   int64_t gate;
-  struct side_pair input_norm, qkv, o, post_norm, up, down;
+  struct side_pair input_norm;
+  struct side_pair
+      qkv; /**< of OPT soft-max does not see the keys' bias, which no RoPE turns: its gradient is rounding */
+  struct side_pair o, post_norm, up, down;
 };
 
 struct side_layout {

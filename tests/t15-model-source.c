@@ -204,7 +204,7 @@ static void check_bad_opt(void) {
   CHECK_OK(open_model(scratch_folder));
   edit_file(FOLDER "opt-bf16/config.json", "config.json", "\"max_position_embeddings\": 64",
             "\"max_position_embeddings\": 66");
-  CHECK_FAILS(ERR_INPUT, "is 66 x 32, but the configuration says 68 x 32", open_model(scratch_folder));
+  CHECK_FAILS(ERR_INPUT, "is 66 x 32, but the configuration asks for 68 x 32", open_model(scratch_folder));
   edit_file(FOLDER "opt-bf16/config.json", "config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1");
   CHECK_FAILS(ERR_INPUT, "is no part of the architecture opt with 1 layers", open_model(scratch_folder));
   edit_file(FOLDER "opt-bf16/config.json", "config.json", "\"tie_word_embeddings\": true",
@@ -224,7 +224,7 @@ static void check_bad_folders(void) {
   copy_file(FOLDER "llama-f32/model.safetensors", "model.safetensors");
   CHECK_OK(open_model(scratch_folder));
   edit_file(FOLDER "llama-f32/config.json", "config.json", "\"intermediate_size\": 64", "\"intermediate_size\": 65");
-  CHECK_FAILS(ERR_INPUT, "is 64 x 32, but the configuration says 65 x 32", open_model(scratch_folder));
+  CHECK_FAILS(ERR_INPUT, "is 64 x 32, but the configuration asks for 65 x 32", open_model(scratch_folder));
   edit_file(FOLDER "llama-f32/config.json", "config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3");
   CHECK_FAILS(ERR_INPUT, "model.layers.2.", open_model(scratch_folder));
   edit_file(FOLDER "llama-f32/config.json", "config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1");

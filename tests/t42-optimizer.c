@@ -95,13 +95,13 @@ static void check_step(struct curve *curve, int t) {
   free(sums);
 }
 
-/* How far each tensor is from PyTorch's, as a part of the way it went. AdamW's first steps are as long where a gradient is
- * next to nothing as elsewhere, so there rounding shows most. */
 /* Soft-max does not see a bias of the keys that no RoPE turns: its gradient is rounding alone, of which AdamW makes steps. */
 static bool is_unseen(const struct side_layout *layout, const struct side_tensor *tensor) {
   return layout->shape.family == FAMILY_OPT && strstr(tensor->name, "k_proj.bias");
 }
 
+/* How far each tensor is from PyTorch's, as a part of the way it went. AdamW's first steps are as long where a gradient is
+ * next to nothing as elsewhere, so there rounding shows most. */
 static void check_final(struct curve *curve, const float *start) {
   const struct side_layout *layout = &curve->tiny.side.layout;
   float *want = tiny_flat(&curve->tiny, curve->reference, "final/"), *got = calloc(layout->size, sizeof *got);

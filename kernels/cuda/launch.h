@@ -41,8 +41,8 @@ struct cuda_context {
 #define CUDA_KERNEL_OPERATIONS(X) \
   X(embed) X(rmsnorm) X(rmsnorm_backward) X(layernorm) X(layernorm_backward) X(rope) X(attention) \
   X(attention_backward) X(swiglu) X(swiglu_backward) X(silu) X(silu_backward) X(relu) X(relu_backward) X(pool) \
-  X(gate) X(gate_backward) X(mix) X(mix_backward) X(copy_rows) X(to_act) X(from_act) X(cross_entropy) X(argmax) X(fixed_add) X(fixed_total) \
-  X(fixed_get) X(sum_squares) X(adamw)
+  X(gate) X(gate_backward) X(mix) X(mix_backward) X(copy_rows) X(to_act) X(from_act) X(cross_entropy) X(argmax) \
+  X(fixed_add) X(fixed_total) X(fixed_get) X(sum_squares) X(adamw)
 /* clang-format on */
 
 #define CUDA_LAUNCHER(name) cudaError_t cuda_launch_##name(const struct cuda_context *, const struct name##_args *);

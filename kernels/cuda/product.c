@@ -42,6 +42,34 @@ void cuda_product_close(struct device *device) {
   cuda_blas_close(device);
 }
 
+/* ---- through sums ---------------------------------------------------------------------------------------- */
+
+int cuda_run_through_sums(struct device *device, const struct task *whole, const struct product_end *end) {
+  float *sums = cuda_products(device)->sums;
+  size_t input = whole->fp8 ? 1 : device_act_bytes(device, 1);
+  int most = (int)(cuda_sum_count(&cuda_state(device)->limits) / (size_t)whole->n);
+  if (most == 0) return fail(ERR_INTERNAL, "a product of %d columns: more than its workspace holds", whole->n);
+  for (int row = 0; row < whole->m; row += most) {
+    struct task part = *whole;
+    size_t at = (size_t)row * (size_t)whole->ldc;
+    part.m = whole->m - row < most ? whole->m - row : most;
+    part.a = (const char *)whole->a + (size_t)row * (size_t)whole->lda * input;
+    part.c = sums, part.c_type = DTYPE_F32, part.ldc = whole->n, part.residual = NULL;
+    TRY(cuda_run_task(device, &part));
+    struct finish_args finish = {.y = device_act_at(device, whole->c, at),
+                                 .sums = sums,
+                                 .row_scales = end->row_scales ? end->row_scales + row : NULL,
+                                 .col_scales = end->col_scales,
+                                 .bias = end->bias,
+                                 .residual = whole->residual ? device_act_at(device, whole->residual, at) : NULL,
+                                 .rows = part.m,
+                                 .cols = whole->n,
+                                 .y_stride = whole->ldc};
+    TRY(cuda_check(cuda_launch_finish(cuda_context(device), &finish), "the end of a product"));
+  }
+  return OK;
+}
+
 /* ---- frozen weights -------------------------------------------------------------------------------------- */
 
 /** Rows of a stack of matrices, as activations. */
@@ -94,13 +122,19 @@ static int rows_at_a_time(const struct device *device, int cols) {
   return most > tile ? most / tile * tile : most;
 }
 
-/** C = A · [parts]ᵀ: weights that are activations already are used where they are, others are
- *  dequantized as many rows at a time as the workspace holds. */
-static int run_frozen(struct device *device, const struct task *whole, const struct matrix *const *parts) {
+static int run_columns(struct device *device, const struct task *columns, const float *bias) {
+  if (!bias) return cuda_run_task(device, columns);
+  return cuda_run_through_sums(device, columns, &(struct product_end){.bias = bias});
+}
+
+/** C = A · [parts]ᵀ + bias: weights that are activations already are used where they are, others are dequantized as many rows
+ *  at a time as the workspace holds. */
+static int run_frozen(struct device *device, const struct task *whole, const struct matrix *const *parts,
+                      const float *bias) {
   if (in_place(device, parts, whole->n)) {
     for (int i = 0, above = 0; above < whole->n; above += parts[i++]->rows) {
       struct task part = columns_of(device, whole, parts[i]->codes, above, parts[i]->rows);
-      TRY(cuda_run_task(device, &part));
+      TRY(run_columns(device, &part, bias ? bias + above : NULL));
     }
     return OK;
   }
@@ -110,33 +144,7 @@ static int run_frozen(struct device *device, const struct task *whole, const str
     int count = whole->n - first < most ? whole->n - first : most;
     TRY(dequantize_rows(device, &(struct frozen_rows){parts, first, first + count}));
     struct task part = columns_of(device, whole, cuda_products(device)->weights, first, count);
-    TRY(cuda_run_task(device, &part));
-  }
-  return OK;
-}
-
-/** A product with a bias makes as many rows of C at a time as the workspace holds fp32 sums of: bias and residual are added
- *  before anything is rounded. `parts`: the frozen weights, or NULL for those of the task. */
-static int run_with_bias(struct device *device, const struct task *whole, const struct matrix *const *parts,
-                         const float *bias) {
-  float *sums = cuda_products(device)->sums;
-  int most = (int)(cuda_sum_count(&cuda_state(device)->limits) / (size_t)whole->n);
-  if (most == 0) return fail(ERR_INTERNAL, "a product of %d columns: more than its workspace holds", whole->n);
-  for (int row = 0; row < whole->m; row += most) {
-    struct task part = *whole;
-    size_t from = (size_t)row * (size_t)whole->n;
-    part.m = whole->m - row < most ? whole->m - row : most;
-    part.a = device_act_at(device, whole->a, (size_t)row * (size_t)whole->lda);
-    part.c = sums, part.c_type = DTYPE_F32, part.residual = NULL;
-    TRY(parts ? run_frozen(device, &part, parts) : cuda_run_task(device, &part));
-    struct finish_args finish = {.y = device_act_at(device, whole->c, from),
-                                 .sums = sums,
-                                 .bias = bias,
-                                 .residual = whole->residual ? device_act_at(device, whole->residual, from) : NULL,
-                                 .rows = part.m,
-                                 .cols = whole->n,
-                                 .y_stride = whole->n};
-    TRY(cuda_check(cuda_launch_finish(cuda_context(device), &finish), "the end of a product"));
+    TRY(run_columns(device, &part, bias ? bias + first : NULL));
   }
   return OK;
 }
@@ -155,14 +163,14 @@ int cuda_frozen_linear(struct device *device, const struct frozen_linear_args *a
                       .ldb = k,
                       .ldc = n,
                       .c_type = device->act};
-  return a->bias ? run_with_bias(device, &task, a->parts, a->bias) : run_frozen(device, &task, a->parts);
+  return run_frozen(device, &task, a->parts, a->bias);
 }
 
 int cuda_frozen_logits(struct device *device, const struct frozen_logits_args *a) {
   int n = a->weight->rows, k = a->weight->cols;
   struct task task = {
       .a = a->x, .c = a->logits, .m = a->rows, .n = n, .k = k, .lda = k, .ldb = k, .ldc = n, .c_type = DTYPE_F32};
-  return run_frozen(device, &task, &a->weight);
+  return run_frozen(device, &task, &a->weight, NULL);
 }
 
 /** The inner dimension is the vocabulary: pieces of it are added up in order. */
@@ -204,7 +212,7 @@ int cuda_linear(struct device *device, const struct linear_args *a) {
                       .ldb = a->k,
                       .ldc = a->n,
                       .c_type = device->act};
-  return a->bias ? run_with_bias(device, &task, NULL, a->bias) : cuda_run_task(device, &task);
+  return run_columns(device, &task, a->bias);
 }
 
 int cuda_linear_input_grad(struct device *device, const struct linear_input_grad_args *a) {

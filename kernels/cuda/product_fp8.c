@@ -47,33 +47,6 @@ static int round_weights(struct device *device, const struct frozen_linear_args 
   return OK;
 }
 
-/** y from column `first` on, as many rows at a time as the workspace holds sums of. */
-static int run_through_sums(struct device *device, const struct task *whole, const float *bias, const float *row_scales,
-                            const float *col_scales) {
-  float *sums = cuda_products(device)->sums;
-  int most = (int)(cuda_sum_count(&cuda_state(device)->limits) / (size_t)whole->n);
-  if (most == 0) return fail(ERR_INTERNAL, "a product of %d columns: more than its workspace holds", whole->n);
-  for (int row = 0; row < whole->m; row += most) {
-    struct task part = *whole;
-    size_t at = (size_t)row * (size_t)whole->ldc;
-    part.m = whole->m - row < most ? whole->m - row : most;
-    part.a = (const uint8_t *)whole->a + (size_t)row * (size_t)whole->lda;
-    part.c = sums, part.c_type = DTYPE_F32, part.ldc = whole->n, part.residual = NULL;
-    TRY(cuda_run_task(device, &part));
-    struct finish_args finish = {.y = device_act_at(device, whole->c, at),
-                                 .sums = sums,
-                                 .row_scales = row_scales + row,
-                                 .col_scales = col_scales,
-                                 .bias = bias,
-                                 .residual = whole->residual ? device_act_at(device, whole->residual, at) : NULL,
-                                 .rows = part.m,
-                                 .cols = whole->n,
-                                 .y_stride = whole->ldc};
-    TRY(cuda_check(cuda_launch_finish(cuda_context(device), &finish), "the end of a product"));
-  }
-  return OK;
-}
-
 /** Whether cuBLASLt itself does: not asked again once it had no algorithm for an ordinary product of the kind. For few rows it
  *  may have none and yet do all others. */
 static bool scales_rows(struct device *device, const struct task *task, const struct operands *o) {
@@ -107,7 +80,10 @@ static int run_columns(struct device *device, const struct frozen_linear_args *a
     task.a_scales = o->input_scales, task.b_scales = o->weight_scales;
     return cuda_run_task(device, &task);
   }
-  return run_through_sums(device, &task, a->bias ? a->bias + first : NULL, o->input_scales, o->weight_scales);
+  return cuda_run_through_sums(
+      device, &task,
+      &(struct product_end){
+          .bias = a->bias ? a->bias + first : NULL, .row_scales = o->input_scales, .col_scales = o->weight_scales});
 }
 
 int cuda_frozen_linear_fp8(struct device *device, const struct frozen_linear_args *a) {
