@@ -1,13 +1,11 @@
 /* The image of an HDF5 file, opened as each of our formats and read. Most of what it finds is HDF5's to refuse; what gets
  * past HDF5 must end in an error line or in a file that holds what its reader promises. */
 // SEEDS tests/fuzz/corpus/fuzz_h5/*.h5
-#include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "image.h"
 #include "io/backbone_file.h"
 #include "io/checkpoint.h"
 #include "io/token_file.h"
@@ -17,6 +15,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *bytes, size_t size);
 static void read_tokens(const char *path) {
   struct token_file data;
   if (token_file_read(path, &data) != OK) return;
+  image_whole++;
   if (data.rows < 1 || data.offsets[0] != 0 || data.offsets[data.rows] != data.total) __builtin_trap();
   for (int64_t i = 0; i < data.total; i++)
     if (data.tokens[i] < 0 || data.tokens[i] >= data.vocabulary) __builtin_trap();
@@ -35,6 +34,7 @@ static void read_checkpoint(const char *path) {
   struct checkpoint *checkpoint;
   checkpoint_verify(path);
   if (checkpoint_open(&checkpoint, path) != OK) return;
+  image_whole++;
   checkpoint_each(checkpoint, read_tensor, checkpoint);
   checkpoint_has_moments(checkpoint);
   checkpoint_close(&checkpoint);
@@ -52,6 +52,7 @@ static void read_table(struct backbone_file *file, enum backbone_table which) {
 static void read_backbone(const char *path) {
   struct backbone_file *file;
   if (backbone_file_open(&file, path) != OK) return;
+  image_whole++;
   struct tokenizer *tokenizer;
   if (backbone_file_tokenizer(file, &tokenizer) == OK) tokenizer_destroy(&tokenizer);
   for (int table = 0; table < TABLE_COUNT; table++) read_table(file, (enum backbone_table)table);
@@ -59,14 +60,9 @@ static void read_backbone(const char *path) {
 }
 
 int LLVMFuzzerTestOneInput(const unsigned char *bytes, size_t size) {
-  int descriptor = memfd_create("fuzz", MFD_CLOEXEC);
-  char path[64];
-  snprintf(path, sizeof path, "/proc/self/fd/%d", descriptor);
-  if (descriptor >= 0 && write(descriptor, bytes, size) == (ssize_t)size) {
-    read_backbone(path);
-    read_tokens(path);
-    read_checkpoint(path);
-  }
-  close(descriptor);
+  if (!image_write(bytes, size)) return 0;
+  read_backbone(image_path);
+  read_tokens(image_path);
+  read_checkpoint(image_path);
   return 0;
 }

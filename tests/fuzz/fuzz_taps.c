@@ -1,14 +1,9 @@
 /* A segment of a tap store: whatever its bytes, a scan goes on, and rows that are said to be there come whole or with an error,
  * within the buffers that their token counts ask for. */
 // SEEDS tests/fuzz/corpus/fuzz_h5/taps*.h5
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include "base/error.h"
 #include "base/log.h"
+#include "image.h"
 #include "io/chat.h"
 #include "io/tap_reader.h"
 
@@ -36,27 +31,16 @@ static struct tap_format format_of(bool int8) {
                              .int8 = int8};
 }
 
-/* A folder with one segment: a link to what `descriptor` holds. */
-static const char *make_store(int descriptor) {
-  static char folder[] = "/tmp/fuzz-taps.XXXXXX";
-  char link[64], target[64];
-  if (!mkdtemp(folder)) abort();
-  snprintf(link, sizeof link, "%s/segment-0.h5", folder);
-  snprintf(target, sizeof target, "/proc/self/fd/%d", descriptor);
-  if (symlink(target, link)) abort();
-  return folder;
-}
-
-static void read_store(const char *folder, bool int8) {
+static void read_store(bool int8) {
   struct tap_format format = format_of(int8);
   struct tap_reader *reader = NULL;
   struct tap_planes planes = {0};
-  if (tap_reader_open(&reader, folder, &format, &data) == OK && tap_reader_scan(reader) == OK) {
+  if (tap_reader_open(&reader, image_folder, &format, &data) == OK && tap_reader_scan(reader) == OK) {
     for (int64_t row = 0; row < ROWS; row++) {
       int64_t long_as = tap_row_tokens(&data, row), labelled = tap_row_labels(&data, row);
       if (!tap_reader_holds(reader, row)) continue;
       if (tap_planes_make(&planes, &format, long_as, labelled) != OK) __builtin_trap();
-      tap_reader_read(reader, &row, 1, &planes);
+      image_whole += tap_reader_read(reader, &row, 1, &planes) == OK;
       tap_planes_free(&planes);
     }
     if (tap_reader_rows(reader) > ROWS) __builtin_trap();
@@ -65,15 +49,9 @@ static void read_store(const char *folder, bool int8) {
 }
 
 int LLVMFuzzerTestOneInput(const unsigned char *bytes, size_t size) {
-  static const char *folder;
-  static int descriptor;
-  if (!folder) {
-    descriptor = memfd_create("fuzz", 0);
-    folder = make_store(descriptor);
-    log_setup(1, true); /* a rank that says nothing */
-  }
-  if (ftruncate(descriptor, 0) || pwrite(descriptor, bytes, size, 0) != (ssize_t)size) return 0;
-  read_store(folder, false);
-  read_store(folder, true);
+  log_setup(1, true); /* a rank that says nothing */
+  if (!image_write(bytes, size)) return 0;
+  read_store(false);
+  read_store(true);
   return 0;
 }
