@@ -166,8 +166,8 @@ static int read_architecture(const struct gguf *file, struct model_config *out) 
     memcpy(out->architecture, name, strlen(name) + 1);
   else
     status = fail(ERR_INPUT,
-                  "the architecture \"%.40s\" is not supported; known are llama (also Mistral's) and qwen2, and opt in a "
-                  "folder",
+                  "the architecture \"%.40s\" is not supported; known are llama (also Mistral's) and qwen2; opt comes "
+                  "in a folder",
                   name);
   free(name);
   return status;

@@ -65,8 +65,9 @@ static int check_tensor(struct model_source *source, const char *name) {
   if (!source->operations->shape(source, name, &found))
     return fail(ERR_INPUT, "%s: the tensor \"%s\" is missing", source->path, name);
   if (found.rows != expected.rows || found.cols != expected.cols)
-    return fail(ERR_INPUT, "%s: the tensor \"%s\" is %lld x %lld, but the configuration asks for %lld x %lld", source->path,
-                name, (long long)found.rows, (long long)found.cols, (long long)expected.rows, (long long)expected.cols);
+    return fail(ERR_INPUT, "%s: the tensor \"%s\" is %lld x %lld, but the configuration asks for %lld x %lld",
+                source->path, name, (long long)found.rows, (long long)found.cols, (long long)expected.rows,
+                (long long)expected.cols);
   return OK;
 }
 
