@@ -57,8 +57,28 @@ extern "C" cudaError_t cuda_launch_swiglu_backward(const cuda_context *context, 
   });
 }
 
-template <typename T>
+/** A function of one number, and what its gradient makes of dy where its input (SiLU) or its result (ReLU) is v. */
 struct silu {
+  __device__ static float value(float x) {
+    return x * sigmoid(x);
+  }
+  __device__ static float gradient(float v, float dy) {
+    float open = sigmoid(v);
+    return dy * (open * (1.0f + v * (1.0f - open)));
+  }
+};
+
+struct relu {
+  __device__ static float value(float x) {
+    return x < 0.0f ? 0.0f : x; /* a NaN stays one, as fmaxf() would not have it */
+  }
+  __device__ static float gradient(float v, float dy) {
+    return v > 0.0f ? dy : 0.0f;
+  }
+};
+
+template <typename F, typename T>
+struct value_of {
   T *y;
   const T *x;
   template <int N>
@@ -66,88 +86,53 @@ struct silu {
     float v[N];
     load<N>(v, x, i);
 #pragma unroll
-    for (int k = 0; k < N; k++) v[k] *= sigmoid(v[k]);
+    for (int k = 0; k < N; k++) v[k] = F::value(v[k]);
     store<N>(y, i, v);
   }
 };
+
+template <typename F, typename T>
+struct gradient_of {
+  T *dx;
+  const T *dy, *at;
+  template <int N>
+  __device__ void run(unsigned i) const {
+    float v[N], d[N];
+    load<N>(v, at, i);
+    load<N>(d, dy, i);
+#pragma unroll
+    for (int k = 0; k < N; k++) d[k] = F::gradient(v[k], d[k]);
+    store<N>(dx, i, d);
+  }
+};
+
+template <typename F>
+static cudaError_t values(const cuda_context *context, void *y, const void *x, size_t count) {
+  return by_act(context, [&]<typename T>(T) {
+    return each<wide_of<T>>(context, value_of<F, T>{(T *)y, (const T *)x}, count,
+                            count % wide_of<T> == 0 && all_aligned(y, x));
+  });
+}
+
+template <typename F>
+static cudaError_t gradients(const cuda_context *context, void *dx, const void *dy, const void *at, size_t count) {
+  return by_act(context, [&]<typename T>(T) {
+    return each<wide_of<T>>(context, gradient_of<F, T>{(T *)dx, (const T *)dy, (const T *)at}, count,
+                            count % wide_of<T> == 0 && all_aligned(dx, dy, at));
+  });
+}
 
 extern "C" cudaError_t cuda_launch_silu(const cuda_context *context, const silu_args *a) {
-  size_t count = (size_t)a->rows * a->cols;
-  return by_act(context, [&]<typename T>(T) {
-    return each<wide_of<T>>(context, silu<T>{(T *)a->y, (const T *)a->x}, count,
-                            count % wide_of<T> == 0 && all_aligned(a->y, a->x));
-  });
+  return values<silu>(context, a->y, a->x, (size_t)a->rows * a->cols);
 }
-
-template <typename T>
-struct silu_backward {
-  T *dx;
-  const T *dy, *x;
-  template <int N>
-  __device__ void run(unsigned i) const {
-    float v[N], d[N];
-    load<N>(v, x, i);
-    load<N>(d, dy, i);
-#pragma unroll
-    for (int k = 0; k < N; k++) {
-      float open = sigmoid(v[k]);
-      d[k] *= open * (1.0f + v[k] * (1.0f - open));
-    }
-    store<N>(dx, i, d);
-  }
-};
-
 extern "C" cudaError_t cuda_launch_silu_backward(const cuda_context *context, const silu_backward_args *a) {
-  size_t count = (size_t)a->rows * a->cols;
-  return by_act(context, [&]<typename T>(T) {
-    return each<wide_of<T>>(context, silu_backward<T>{(T *)a->dx, (const T *)a->dy, (const T *)a->x}, count,
-                            count % wide_of<T> == 0 && all_aligned(a->dx, a->dy, a->x));
-  });
+  return gradients<silu>(context, a->dx, a->dy, a->x, (size_t)a->rows * a->cols);
 }
-
-template <typename T>
-struct relu {
-  T *y;
-  const T *x;
-  template <int N>
-  __device__ void run(unsigned i) const {
-    float v[N];
-    load<N>(v, x, i);
-#pragma unroll
-    for (int k = 0; k < N; k++) v[k] = v[k] < 0.0f ? 0.0f : v[k]; /* a NaN stays one, as fmaxf() would not have it */
-    store<N>(y, i, v);
-  }
-};
-
 extern "C" cudaError_t cuda_launch_relu(const cuda_context *context, const relu_args *a) {
-  size_t count = (size_t)a->rows * a->cols;
-  return by_act(context, [&]<typename T>(T) {
-    return each<wide_of<T>>(context, relu<T>{(T *)a->y, (const T *)a->x}, count,
-                            count % wide_of<T> == 0 && all_aligned(a->y, a->x));
-  });
+  return values<relu>(context, a->y, a->x, (size_t)a->rows * a->cols);
 }
-
-template <typename T>
-struct relu_backward {
-  T *dx;
-  const T *dy, *y;
-  template <int N>
-  __device__ void run(unsigned i) const {
-    float v[N], d[N];
-    load<N>(v, y, i);
-    load<N>(d, dy, i);
-#pragma unroll
-    for (int k = 0; k < N; k++) d[k] = v[k] > 0.0f ? d[k] : 0.0f;
-    store<N>(dx, i, d);
-  }
-};
-
 extern "C" cudaError_t cuda_launch_relu_backward(const cuda_context *context, const relu_backward_args *a) {
-  size_t count = (size_t)a->rows * a->cols;
-  return by_act(context, [&]<typename T>(T) {
-    return each<wide_of<T>>(context, relu_backward<T>{(T *)a->dx, (const T *)a->dy, (const T *)a->y}, count,
-                            count % wide_of<T> == 0 && all_aligned(a->dx, a->dy, a->y));
-  });
+  return gradients<relu>(context, a->dx, a->dy, a->y, (size_t)a->rows * a->cols);
 }
 
 /** WIDE elements of a window at a time; in order either way. */

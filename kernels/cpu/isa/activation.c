@@ -48,66 +48,76 @@ int ISA_NAME(cpu_swiglu_backward)(struct device *device, const struct swiglu_bac
   return OK;
 }
 
+/* A function of one number, and what its gradient makes of dy where its input (SiLU) or its result (ReLU) is v. */
+typedef vec (*value_function)(vec x);
+typedef vec (*gradient_function)(vec v, vec dy);
+
+static inline vec silu(vec x) {
+  return x * vec_sigmoid(x);
+}
+static inline vec silu_gradient(vec v, vec dy) {
+  vec sigmoid = vec_sigmoid(v);
+  return dy * (sigmoid * (1.0f + v * (1.0f - sigmoid)));
+}
+static inline vec relu(vec x) {
+  return vec_max(vec_set(0), x); /* a NaN stays one */
+}
+static inline vec relu_gradient(vec v, vec dy) {
+  vec_int passes = v > vec_set(0);
+  return (vec)(passes & (vec_int)dy);
+}
+
+static inline int chunk_at(int64_t begin, int64_t elements) {
+  return elements - begin < CHUNK ? (int)(elements - begin) : CHUNK;
+}
+
+/* Inlined into the loops of each function: a call a vector would cost more than it computes. */
+static inline __attribute__((always_inline)) void values(void *y, const void *x, int64_t begin, int count,
+                                                         enum dtype act, value_function f) {
+  float v[CHUNK];
+  act_load(v, x, (size_t)begin, count, act);
+  for (int i = 0; i < count; i += LANES) vec_store(v + i, f(vec_load(v + i)));
+  act_store(y, (size_t)begin, v, count, act);
+}
+
+static inline __attribute__((always_inline)) void gradients(void *dx, const void *dy, const void *at, int64_t begin,
+                                                            int count, enum dtype act, gradient_function f) {
+  float v[CHUNK], d[CHUNK];
+  act_load(v, at, (size_t)begin, count, act);
+  act_load(d, dy, (size_t)begin, count, act);
+  for (int i = 0; i < count; i += LANES) vec_store(d + i, f(vec_load(v + i), vec_load(d + i)));
+  act_store(dx, (size_t)begin, d, count, act);
+}
+
 int ISA_NAME(cpu_silu)(struct device *device, const struct silu_args *a) {
   int64_t elements = (int64_t)a->rows * a->cols;
 #pragma omp parallel for num_threads(cpu_state(device)->threads) schedule(static)
-  for (int64_t begin = 0; begin < elements; begin += CHUNK) {
-    float x[CHUNK];
-    int count = elements - begin < CHUNK ? (int)(elements - begin) : CHUNK;
-    act_load(x, a->x, (size_t)begin, count, device->act);
-    for (int i = 0; i < count; i += LANES) {
-      vec v = vec_load(x + i);
-      vec_store(x + i, v * vec_sigmoid(v));
-    }
-    act_store(a->y, (size_t)begin, x, count, device->act);
-  }
+  for (int64_t begin = 0; begin < elements; begin += CHUNK)
+    values(a->y, a->x, begin, chunk_at(begin, elements), device->act, silu);
   return OK;
 }
 
 int ISA_NAME(cpu_silu_backward)(struct device *device, const struct silu_backward_args *a) {
   int64_t elements = (int64_t)a->rows * a->cols;
 #pragma omp parallel for num_threads(cpu_state(device)->threads) schedule(static)
-  for (int64_t begin = 0; begin < elements; begin += CHUNK) {
-    float x[CHUNK], dy[CHUNK];
-    int count = elements - begin < CHUNK ? (int)(elements - begin) : CHUNK;
-    act_load(x, a->x, (size_t)begin, count, device->act);
-    act_load(dy, a->dy, (size_t)begin, count, device->act);
-    for (int i = 0; i < count; i += LANES) {
-      vec v = vec_load(x + i), sigmoid = vec_sigmoid(v);
-      vec_store(dy + i, vec_load(dy + i) * (sigmoid * (1.0f + v * (1.0f - sigmoid))));
-    }
-    act_store(a->dx, (size_t)begin, dy, count, device->act);
-  }
+  for (int64_t begin = 0; begin < elements; begin += CHUNK)
+    gradients(a->dx, a->dy, a->x, begin, chunk_at(begin, elements), device->act, silu_gradient);
   return OK;
 }
 
 int ISA_NAME(cpu_relu)(struct device *device, const struct relu_args *a) {
   int64_t elements = (int64_t)a->rows * a->cols;
 #pragma omp parallel for num_threads(cpu_state(device)->threads) schedule(static)
-  for (int64_t begin = 0; begin < elements; begin += CHUNK) {
-    float x[CHUNK];
-    int count = elements - begin < CHUNK ? (int)(elements - begin) : CHUNK;
-    act_load(x, a->x, (size_t)begin, count, device->act);
-    for (int i = 0; i < count; i += LANES) vec_store(x + i, vec_max(vec_set(0), vec_load(x + i))); /* a NaN stays one */
-    act_store(a->y, (size_t)begin, x, count, device->act);
-  }
+  for (int64_t begin = 0; begin < elements; begin += CHUNK)
+    values(a->y, a->x, begin, chunk_at(begin, elements), device->act, relu);
   return OK;
 }
 
 int ISA_NAME(cpu_relu_backward)(struct device *device, const struct relu_backward_args *a) {
   int64_t elements = (int64_t)a->rows * a->cols;
 #pragma omp parallel for num_threads(cpu_state(device)->threads) schedule(static)
-  for (int64_t begin = 0; begin < elements; begin += CHUNK) {
-    float y[CHUNK], dy[CHUNK];
-    int count = elements - begin < CHUNK ? (int)(elements - begin) : CHUNK;
-    act_load(y, a->y, (size_t)begin, count, device->act);
-    act_load(dy, a->dy, (size_t)begin, count, device->act);
-    for (int i = 0; i < count; i += LANES) {
-      vec_int passes = vec_load(y + i) > vec_set(0);
-      vec_store(dy + i, (vec)(passes & (vec_int)vec_load(dy + i)));
-    }
-    act_store(a->dx, (size_t)begin, dy, count, device->act);
-  }
+  for (int64_t begin = 0; begin < elements; begin += CHUNK)
+    gradients(a->dx, a->dy, a->y, begin, chunk_at(begin, elements), device->act, relu_gradient);
   return OK;
 }
 
